@@ -1,0 +1,52 @@
+# `make help` lists what a person needs.
+SHELL := /bin/bash
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmservice
+PY := .venv/bin/python
+
+.PHONY: help env
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+env: .venv/.done ## development environment (.venv) from the hashed lock
+
+.venv/.done: tests/requirements-dev.txt pyproject.toml
+	test -x $(CACHE)/uv/bin/uv || { python3 -m venv $(CACHE)/uv && $(CACHE)/uv/bin/pip install -q --require-hashes -r tests/requirements-uv.txt; }
+	$(CACHE)/uv/bin/uv venv -q --clear --python 3.11 .venv
+	$(CACHE)/uv/bin/uv pip install -q --python .venv --require-hashes -r tests/requirements-dev.txt
+	$(CACHE)/uv/bin/uv pip install -q --python .venv --no-deps --no-build-isolation -e .
+	touch $@
+
+lock: ## rewrite the hashed locks (no URLs in them)
+	U=$(CACHE)/uv/bin/uv; L="--generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q"; \
+	echo uv==0.13.9 | eval $$U pip compile $$L - -o tests/requirements-uv.txt && \
+	eval $$U pip compile $$L --extra operator --extra router --group dev pyproject.toml -o tests/requirements-dev.txt && \
+	eval $$U pip compile $$L --extra operator --extra router pyproject.toml -o operator/requirements.txt
+
+.PHONY: lint test test-fast cluster cluster-down demo demo-down images
+lint: env ## ruff, mypy, import contracts
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
+
+test-fast: env ## rules, manifests, templates: seconds, no programs needed
+	.venv/bin/pytest -q -m "not api and not engine and not prometheus and not cluster"
+
+test: env ## every tier on this machine: builds what is missing first (warm under 20 min; a first run builds Kubernetes too)
+	$(PY) -m e2e.check
+
+cluster: env ## a real Kubernetes with 2 x 8 fake GPUs (kind; cold about 13 min, warm under 1)
+	$(PY) -m e2e.cluster up
+
+cluster-down: env ## remove it: no process, mount, namespace or cgroup stays
+	$(PY) -m e2e.cluster down
+
+demo: env ## the main job: from nothing to pools that follow the load
+	$(PY) -m e2e.demo
+
+demo-down: cluster-down ## remove what the demo made
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+images: ## build and push the images with docker: make images REGISTRY=registry.example.com/team
+	@test -n "$(REGISTRY)" || { echo "say where to: make images REGISTRY=registry.example.com/team" >&2; exit 2; }
+	docker build -f operator/Dockerfile -t $(REGISTRY)/llmservice-operator:$(VERSION) .
+	docker build -f serving/Dockerfile -t $(REGISTRY)/llmservice-engine:$(VERSION) .
+	docker push $(REGISTRY)/llmservice-operator:$(VERSION)
+	docker push $(REGISTRY)/llmservice-engine:$(VERSION)
