@@ -1,0 +1,93 @@
+"""Fits wanted pool sizes into minima, maxima and the GPU budget. Pure integer arithmetic; knows nothing of metrics.
+
+Laws: never below a minimum, never above a maximum, never more planned GPUs than the budget (it holds the minima, the
+resource checks that), growth never before the GPUs are free.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from llmservice_core.model import Pool, PoolGoal, PoolSeen
+
+KEEP: Final = 1.5
+"""How much more a replica that exists counts than a new one. Why: a swap costs a start-up on both sides, and loads
+that cross each other for a moment would swap forth and back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What one pool asks for: whole `replicas`, backed by `need` (real valued), worth `weight` per unit of load.
+
+    Of `replicas`, those above `needed` are only held by stabilisation: they yield to what another pool needs now.
+    """
+
+    goal: PoolGoal
+    seen: PoolSeen
+    replicas: int
+    needed: int
+    need: float
+    weight: float = 1.0
+
+    @property
+    def capped(self) -> int:
+        """Within minimum and maximum, and no growth while the cluster cannot even place what is asked for now."""
+        ceiling = self.goal.max_replicas
+        if self.seen.unschedulable > 0:
+            ceiling = min(ceiling, max(self.seen.desired, self.goal.min_replicas))
+        return max(self.goal.min_replicas, min(self.replicas, ceiling))
+
+    @property
+    def placeable(self) -> int:
+        """Replicas that have a node; more of them than this are asked for last while some find none."""
+        return self.capped if self.seen.unschedulable == 0 else self.seen.ready + self.seen.starting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    sizes: Mapping[Pool, int]
+    held_gpus: int
+    """GPUs of pods that are leaving; growth waits for them."""
+
+
+def fit(wishes: Sequence[Wish], budget: int | None) -> Fitted:
+    sizes = {w.goal.pool: w.goal.min_replicas for w in wishes}
+    while (taker := _next(wishes, sizes, budget)) is not None:
+        sizes[taker.goal.pool] += 1
+    held = sum(_leaving(w, sizes) * w.goal.gpus_per_replica for w in wishes)
+    if budget is not None:
+        _wait_for_leaving(wishes, sizes, budget - held)
+    return Fitted(sizes=sizes, held_gpus=held)
+
+
+def gpus(wishes: Sequence[Wish], sizes: Mapping[Pool, int]) -> int:
+    return sum(sizes[w.goal.pool] * w.goal.gpus_per_replica for w in wishes)
+
+
+def _next(wishes: Sequence[Wish], sizes: Mapping[Pool, int], budget: int | None) -> Wish | None:
+    """Who gets the next replica: who can place it, then who needs it now, then the most loaded by weight."""
+    open_wishes = [w for w in wishes if sizes[w.goal.pool] < w.capped]
+    if budget is not None:
+        used = gpus(wishes, sizes)
+        open_wishes = [w for w in open_wishes if used + w.goal.gpus_per_replica <= budget]
+    return max(open_wishes, key=lambda w: _urgency(w, sizes[w.goal.pool]), default=None)
+
+
+def _urgency(wish: Wish, size: int) -> tuple[bool, bool, float]:
+    load = wish.need / size if size > 0 else float("inf")
+    keep = KEEP if size < wish.seen.desired else 1.0
+    return size < wish.placeable, size < wish.needed, keep * wish.weight * load
+
+
+def _leaving(wish: Wish, sizes: Mapping[Pool, int]) -> int:
+    """Pods that hold GPUs beyond the plan: draining ones, and those that the plan is about to remove."""
+    return wish.seen.draining + max(0, wish.seen.ready + wish.seen.starting - sizes[wish.goal.pool])
+
+
+def _wait_for_leaving(wishes: Sequence[Wish], sizes: dict[Pool, int], free: int) -> None:
+    """Takes growth back, least urgent first, while leaving pods still hold the GPUs; never below the present size."""
+    while gpus(wishes, sizes) > free:
+        growing = [w for w in wishes if sizes[w.goal.pool] > max(w.seen.desired, w.goal.min_replicas)]
+        if not growing:
+            return
+        sizes[min(growing, key=lambda w: _urgency(w, sizes[w.goal.pool])).goal.pool] -= 1

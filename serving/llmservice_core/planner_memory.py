@@ -1,0 +1,95 @@
+"""What a planner remembers between two plans: frozen, small, and text that fits an annotation. Nothing else is state.
+
+A fresh operator starts with `None`; one that restarts reads the text back. Unreadable text is the same as none.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from llmservice_core.capacity import Learned
+from llmservice_core.model import Pool
+
+FORMAT: Final = 1
+Wants = tuple[tuple[float, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """`started_s` is when this service's history began: before one full window nothing is scaled down."""
+
+    started_s: float
+    updated_s: float
+    margins: Mapping[Pool, float] = field(default_factory=dict)
+    """Extra share of sqrt(work) that measured misses have asked for."""
+    wants: Mapping[Pool, Wants] = field(default_factory=dict)
+    """(time, replicas) of recent plans, falling in size: all that a maximum over a sliding window needs."""
+    learned: Mapping[Pool, Learned] = field(default_factory=dict)
+    unsettled_s: Mapping[Pool, float] = field(default_factory=dict)
+    """When a pool last had pods on their way or a backlog: misses of that time say nothing about the margin."""
+
+    def without_capacity(self) -> "Memory":
+        """For another model, image or GPU: the coefficients and margins learned no longer hold."""
+        return replace(self, margins={}, learned={})
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "started": _short(self.started_s),
+                "updated": _short(self.updated_s),
+                "margins": {p: _short(m) for p, m in self.margins.items()},
+                "wants": {p: [[_short(t), n] for t, n in w] for p, w in self.wants.items()},
+                "learned": {p: _learned_to(known) for p, known in self.learned.items()},
+                "unsettled": {p: _short(t) for p, t in self.unsettled_s.items()},
+            },
+            separators=(",", ":"),
+            sort_keys=True,
+        )
+
+    @staticmethod
+    def from_json(text: str) -> "Memory | None":
+        try:
+            return _from(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+def remember(wants: Wants, now_s: float, replicas: int, window_s: float) -> Wants:
+    """Adds one want; drops those that left the window and those that a later, larger one hides."""
+    kept = tuple((t, n) for t, n in wants if t > now_s - window_s and t < now_s and n > replicas)
+    return (*kept, (now_s, replicas))
+
+
+def _from(data: Any) -> Memory | None:
+    if data["format"] != FORMAT:
+        return None
+    return Memory(
+        started_s=float(data["started"]),
+        updated_s=float(data["updated"]),
+        margins={Pool(p): float(m) for p, m in data["margins"].items()},
+        wants={Pool(p): tuple((float(t), int(n)) for t, n in w) for p, w in data["wants"].items()},
+        learned={Pool(p): _learned_from(known) for p, known in data["learned"].items()},
+        unsettled_s={Pool(p): float(t) for p, t in data["unsettled"].items()},
+    )
+
+
+def _learned_to(known: Learned) -> list[Any]:
+    return [[_short(t) for t in known.theta], _short(known.attention_per_token), _short(known.context_tokens)]
+
+
+def _learned_from(data: Any) -> Learned:
+    theta, attention, context = data
+    return Learned(
+        theta=tuple(float(t) for t in theta),
+        attention_per_token=None if attention is None else float(attention),
+        context_tokens=None if context is None else float(context),
+    )
+
+
+def _short(value: float | None) -> float | None:
+    """Times to the millisecond, the rest to six figures: enough to plan the same, short enough to annotate."""
+    if value is None:
+        return None
+    return round(value, 3) if abs(value) >= 1e6 else float(f"{value:.6g}")

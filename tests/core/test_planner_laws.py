@@ -1,0 +1,220 @@
+"""Laws that hold for every goal, observation and memory.
+
+1 never over the budget, a maximum or under a minimum          4 a plan applied and asked again changes nothing
+2 unknown metrics never scale down                             5 memory survives its text
+3 more demand never gives fewer pods
+
+Most worlds are healthy, so that the laws meet the whole chain of steps and not only the holds at its beginning.
+"""
+
+from dataclasses import replace
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from llmservice_core.capacity import Learned
+from llmservice_core.model import (
+    Attainment,
+    ClassTraffic,
+    EngineLimits,
+    Goal,
+    Mode,
+    Observation,
+    Plan,
+    Pool,
+    PoolGoal,
+    PoolSeen,
+    ServiceClass,
+    Slo,
+)
+from llmservice_core.planner import plan
+from llmservice_core.planner_memory import Memory
+
+NOW = 1_800_000_000.0
+LIMITS = EngineLimits(kv_tokens=1e5, max_batched_tokens=64, max_seqs=32, tile_tokens=16)
+LEARNED = Learned(theta=(0.01, 0.004, 0.3, 0.1, 0.001, 0.002), attention_per_token=1e-4, context_tokens=300.0)
+
+sizes = st.integers(0, 8)
+one_in_ten = st.sampled_from([False] * 9 + [True])
+
+
+@st.composite
+def mostly(draw: st.DrawFn, usual: st.SearchStrategy[float]) -> float | None:
+    return None if draw(one_in_ten) else draw(usual)
+
+
+rates = mostly(st.one_of(st.just(0.0), st.floats(0.01, 60.0)))
+lengths = mostly(st.floats(1.0, 2000.0))
+gauges = st.one_of(st.none(), st.floats(0.0, 5000.0))
+
+
+@st.composite
+def goals(draw: st.DrawFn) -> Goal:
+    kinds = draw(st.sampled_from([(Pool.PREFILL, Pool.DECODE), (Pool.MIXED,)]))
+    pools = tuple(
+        PoolGoal(pool=p, min_replicas=low, max_replicas=low + draw(st.integers(0, 6)), gpus_per_replica=gpus)
+        for p in kinds
+        for low, gpus in [(draw(st.integers(0, 3)), draw(st.sampled_from([1, 1, 2, 4])))]
+    )
+    least = sum(p.min_replicas * p.gpus_per_replica for p in pools)
+    classes = tuple(
+        ServiceClass(
+            name=name,
+            ttft=Slo(target_s=draw(st.sampled_from([0.2, 1.0, 30.0])), percentile=95),
+            tbt=Slo(target_s=draw(st.sampled_from([0.02, 0.05, 0.5])), percentile=99),
+            weight=draw(st.sampled_from([1.0, 10.0])),
+        )
+        for name in ("interactive", "batch")
+    )
+    return Goal(
+        classes=classes,
+        pools=pools,
+        mode=Mode.AUTO,
+        gpu_budget=draw(st.one_of(st.none(), st.integers(least, least + 10))),
+        interval_s=draw(st.sampled_from([5.0, 15.0])),
+        target_load=draw(st.sampled_from([0.5, 0.98])),
+        stabilization_s=draw(st.one_of(st.none(), st.floats(0.0, 300.0))),
+    )
+
+
+@st.composite
+def attainments(draw: st.DrawFn, target_s: float) -> Attainment | None:
+    events = draw(st.sampled_from([None, 0.0, 10.0, 500.0]))
+    if events is None:
+        return None
+    return Attainment(target_s=target_s, events=events, good=events * draw(st.floats(0.0, 1.0)))
+
+
+@st.composite
+def traffics(draw: st.DrawFn, goal: Goal) -> tuple[ClassTraffic, ...]:
+    return tuple(
+        ClassTraffic(
+            name=c.name,
+            arrivals_rps=draw(rates),
+            recent_rps=draw(rates),
+            prompt_tokens=draw(lengths),
+            output_tokens=draw(lengths),
+            ttft=draw(attainments(c.ttft.target_s)),
+            tbt=draw(attainments(c.tbt.target_s)),
+        )
+        for c in goal.classes
+    )
+
+
+@st.composite
+def observations(draw: st.DrawFn, goal: Goal) -> Observation:
+    pools = tuple(
+        PoolSeen(
+            pool=p.pool,
+            desired=draw(sizes),
+            ready=draw(sizes),
+            starting=draw(st.integers(0, 2)),
+            draining=draw(st.integers(0, 2)),
+            unschedulable=draw(st.sampled_from([0] * 8 + [1, 3])),
+            limits=None if draw(one_in_ten) else LIMITS,
+            waiting=draw(gauges),
+            running_decodes=draw(gauges),
+        )
+        for p in goal.pools
+    )
+    return Observation(
+        time_s=NOW,
+        newest_sample_s=draw(st.sampled_from([NOW - 3.0] * 8 + [NOW - 900.0, None])),
+        scrape_gap_s=draw(st.sampled_from([None, 5.0, 60.0])),
+        window_s=60.0,
+        classes=draw(traffics(goal)),
+        pools=pools,
+        waiting_prompt_tokens=draw(gauges),
+        start_up_s=draw(st.sampled_from([None, 30.0, 600.0])),
+        recent_window_s=draw(st.sampled_from([None, 15.0])),
+        problem=draw(st.sampled_from([None] * 9 + ["gone"])),
+    )
+
+
+@st.composite
+def memories(draw: st.DrawFn) -> Memory | None:
+    if draw(one_in_ten):
+        return None
+    wants = {p: ((NOW - draw(st.floats(1.0, 400.0)), draw(st.integers(1, 9))),) for p in Pool}
+    return Memory(
+        started_s=NOW - draw(st.sampled_from([0.0, 100.0, 9000.0])),
+        updated_s=NOW - draw(st.sampled_from([0.0, 15.0, 4000.0])),
+        margins={p: draw(st.floats(0.0, 1.0)) for p in Pool},
+        wants=draw(st.sampled_from([{}, wants])),
+        unsettled_s=dict.fromkeys(Pool, NOW - draw(st.sampled_from([0.0, 100.0]))),
+        learned={} if draw(one_in_ten) else dict.fromkeys(Pool, LEARNED),
+    )
+
+
+worlds = goals().flatmap(lambda g: st.tuples(st.just(g), observations(g), memories()))
+World = tuple[Goal, Observation, Memory | None]
+
+
+def gpus(goal: Goal, made: Plan) -> int:
+    return sum((made.replicas(p.pool) or 0) * p.gpus_per_replica for p in goal.pools)
+
+
+def applied(seen: Observation, made: Plan) -> Observation:
+    pools = tuple(replace(p, desired=made.replicas(p.pool) or 0) for p in seen.pools)
+    return replace(seen, pools=pools)
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds)
+def test_law_1_limits_always_hold(world: World) -> None:
+    goal, seen, memory = world
+    made, _ = plan(goal, seen, memory)
+    for p in goal.pools:
+        assert p.min_replicas <= (made.replicas(p.pool) or 0) <= p.max_replicas
+    assert goal.gpu_budget is None or gpus(goal, made) <= goal.gpu_budget
+
+
+@settings(deadline=None)
+@given(worlds)
+def test_law_2_unknown_metrics_never_scale_down(world: World) -> None:
+    goal, seen, memory = world
+    seen = replace(seen, problem="Prometheus is away")
+    within = all(p.desired <= g.max_replicas for p in seen.pools for g in goal.pools if g.pool is p.pool)
+    assume(within)
+    goal = replace(goal, gpu_budget=None)
+    made, _ = plan(goal, seen, memory)
+    assert all((made.replicas(p.pool) or 0) >= p.desired for p in seen.pools)
+
+
+@settings(deadline=None)
+@given(worlds, st.floats(1.0, 5.0))
+def test_law_3_more_demand_never_gives_fewer_pods(world: World, factor: float) -> None:
+    goal, seen, memory = world
+    goal = replace(goal, gpu_budget=None)
+    more = tuple(
+        replace(
+            c,
+            arrivals_rps=None if c.arrivals_rps is None else c.arrivals_rps * factor,
+            recent_rps=None if c.recent_rps is None else c.recent_rps * factor,
+        )
+        for c in seen.classes
+    )
+    little, much = plan(goal, seen, memory)[0], plan(goal, replace(seen, classes=more), memory)[0]
+    for p in goal.pools:
+        assert (much.replicas(p.pool) or 0) >= (little.replicas(p.pool) or 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds)
+def test_law_4_a_plan_applied_changes_nothing_more(world: World) -> None:
+    goal, seen, memory = world
+    made, known = plan(goal, seen, memory)
+    again, known_again = plan(goal, applied(seen, made), known)
+    assert [(p.pool, p.replicas) for p in again.pools] == [(p.pool, p.replicas) for p in made.pools]
+    assert known_again.margins == known.margins
+
+
+@settings(deadline=None)
+@given(worlds)
+def test_law_5_memory_survives_its_text(world: World) -> None:
+    goal, seen, memory = world
+    _, known = plan(goal, seen, memory)
+    back = Memory.from_json(known.to_json())
+    assert back is not None
+    assert back.to_json() == known.to_json()
+    assert plan(goal, seen, back)[0].pools == plan(goal, seen, known)[0].pools
