@@ -1,0 +1,104 @@
+"""The part of the resource that says what runs: the model, the engines, the router. No sizes, no targets."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from llmservice_api.fields import (
+    AutoOrTokens,
+    EngineArg,
+    EnvName,
+    Image,
+    ObjectName,
+    OpenObject,
+    Policy,
+    Replicas,
+)
+from llmservice_api.rules import Must, Node, Rule, matches
+
+LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+ATOMIC = {"x-kubernetes-list-type": "atomic"}
+
+ModelName = Annotated[
+    str,
+    Field(max_length=512),
+    Must(
+        matches(
+            "^[^ -][^ ]*$",
+            "name the model: an id of the hub (meta-llama/Llama-3.1-8B-Instruct) or a path in the pod",
+        )
+    ),
+]
+
+
+class SecretKey(Node):
+    name: ObjectName
+    key: Annotated[str, Field(min_length=1, max_length=253)] = "token"
+
+
+class ModelCache(Node):
+    persistent_volume_claim: ObjectName = Field(description="Claim in this namespace that keeps downloaded models.")
+
+
+class Model(Node):
+    """What is served, and where its weights come from."""
+
+    name: ModelName = Field(description="An id of the hub, or a path in the pod.")
+    served_name: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(
+        None, description="What clients ask for in `model`. Unset: the name of this resource."
+    )
+    revision: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="Branch, tag or commit of the model in the hub."
+    )
+    max_model_len: Annotated[int, Field(ge=16, le=100_000_000)] | None = Field(
+        None, description="Longest context in tokens. Unset: the model's own."
+    )
+    token_secret: SecretKey | None = Field(None, description="Secret with the token of the hub.")
+    cache: ModelCache | None = None
+
+
+class EnvVar(Node):
+    name: EnvName
+    value: Annotated[str, Field(max_length=8192)] | None = None
+    value_from: OpenObject | None = Field(None, description="As in a pod: secretKeyRef, configMapKeyRef, fieldRef.")
+
+    def to_pod(self) -> dict[str, Any]:
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+class Scheduler(Node):
+    policy: Policy = Field("slai", description="slai: deadlines of the classes; fcfs: the engine's own order.")
+    token_budget: AutoOrTokens = Field("auto", description="Tokens of one step. auto: the engine's own.")
+
+
+class Engine(Node):
+    """vLLM, the same in every pool."""
+
+    image: Image | None = Field(None, description="Unset: the operator's own setting.")
+    args: Annotated[list[EngineArg], Field(max_length=64, json_schema_extra=ATOMIC)] = Field(
+        default_factory=list, description="Further arguments of `vllm serve`; they come last."
+    )
+    env: Annotated[list[EnvVar], Field(max_length=64, json_schema_extra=LIST_MAP)] = Field(default_factory=list)
+    accelerator_resource: ObjectName = Field(
+        "nvidia.com/gpu", description="Extended resource that a replica asks for, gpusPerReplica of it."
+    )
+    scheduler: Scheduler = Field(default_factory=Scheduler)
+
+
+class Access(Node):
+    api_keys_secret: ObjectName | None = None
+
+
+class Router(Node):
+    """The OpenAI API in front of the pools."""
+
+    RULES: ClassVar = (
+        Rule(
+            cel="!has(self.access)",
+            holds=lambda router: router.access is None,
+            message="router.access is not available yet: remove it and keep strangers out by a NetworkPolicy",
+        ),
+    )
+    replicas: Replicas = 1
+    image: Image | None = Field(None, description="Unset: the operator's own setting.")
+    access: Access | None = None

@@ -1,0 +1,137 @@
+"""The small types of the resource: names, durations, shares, each with the rule that guards it. No objects."""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, WithJsonSchema
+
+from llmservice_api import durations
+from llmservice_api.rules import Must, Rule, avoids, matches
+from llmservice_core.contract import ENV_PACE
+
+PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
+MAX_REPLICAS: Final = 1000
+
+
+def _between(text: str, low: str, high: str) -> bool:
+    return durations.is_duration(text) and (
+        durations.seconds(low) <= durations.seconds(text) <= durations.seconds(high)
+    )
+
+
+def _cel_between(low: str, high: str) -> str:
+    return (
+        f"self.matches('{durations.PATTERN}') && duration(self) >= duration('{low}')"
+        f" && duration(self) <= duration('{high}')"
+    )
+
+
+def duration_rule(low: str, high: str) -> Rule:
+    return Rule(
+        cel=_cel_between(low, high),
+        holds=lambda text: _between(text, low, high),
+        message=f"write a duration as a number with its unit, for example 500ms, 30s or 2m, from {low} to {high}",
+    )
+
+
+def auto_or_duration_rule(low: str, high: str) -> Rule:
+    return Rule(
+        cel=f"self == 'auto' || ({_cel_between(low, high)})",
+        holds=lambda text: text == "auto" or _between(text, low, high),
+        message=f"write auto, or a duration with its unit from {low} to {high}, for example 5m",
+    )
+
+
+Target = Annotated[str, Field(max_length=16), Must(duration_rule("1ms", "1h"))]
+Interval = Annotated[str, Field(max_length=16), Must(duration_rule("5s", "10m"))]
+AutoOrDuration = Annotated[str, Field(max_length=16), Must(auto_or_duration_rule("0s", "24h"))]
+
+Percentile = Annotated[
+    float,
+    Must(
+        Rule(
+            cel="self > 0.0 && self < 100.0",
+            holds=lambda value: 0 < value < 100,
+            message="a percentile lies above 0 and below 100: 95 means that 95 % must be within the target",
+        )
+    ),
+]
+Weight = Annotated[
+    float,
+    Must(
+        Rule(
+            cel="self > 0.0 && self <= 1000000.0",
+            holds=lambda value: 0 < value <= 1_000_000,
+            message="a weight lies above 0 and is at most 1000000",
+        )
+    ),
+]
+TargetLoad = Annotated[
+    float,
+    Must(
+        Rule(
+            cel="self > 0.0 && self < 1.0",
+            holds=lambda value: 0 < value < 1,
+            message="targetLoad lies above 0 and below 1: at 1 the queue grows without end",
+        )
+    ),
+]
+ClassName = Annotated[
+    str,
+    Field(min_length=1, max_length=32),
+    Must(
+        matches(
+            "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+            "a class name is made of small letters, digits and dashes, for example interactive",
+        )
+    ),
+]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
+Image = Annotated[str, Field(min_length=1, max_length=512)]
+Replicas = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
+Gpus = Annotated[int, Field(ge=1, le=64)]
+
+Url = Annotated[
+    str,
+    Field(max_length=512),
+    Must(matches("^https?://[^/]+", "write the whole URL, for example http://prometheus.monitoring:9090")),
+]
+
+AutoOrTokens = Annotated[
+    int | str,
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 8}),
+    Must(
+        Rule(
+            cel="type(self) == int ? self >= 16 : self == 'auto'",
+            holds=lambda value: value >= 16 if isinstance(value, int) else value == "auto",
+            message="write auto, or a number of tokens of at least 16",
+        )
+    ),
+]
+
+Policy = Literal["slai", "fcfs"]
+
+OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
+
+_OWNED_ARGS: Final = ("--host", "--port", "--model", "--served-model-name", "--scheduler-cls")
+EngineArg = Annotated[
+    str,
+    Field(max_length=1024),
+    Must(
+        avoids(
+            f"^({'|'.join(_OWNED_ARGS)})(=.*)?$",
+            f"remove this argument: {', '.join(_OWNED_ARGS)} are set from the fields of the resource",
+        )
+    ),
+]
+
+EnvName = Annotated[
+    str,
+    Field(min_length=1, max_length=128),
+    Must(
+        Rule(
+            cel=f"!(self.startsWith('LLMSERVICE_') || self.startsWith('VLLM_NIXL_')) || self == '{ENV_PACE}'",
+            holds=lambda name: not name.startswith(("LLMSERVICE_", "VLLM_NIXL_")) or name == ENV_PACE,
+            message=f"remove this variable: LLMSERVICE_* and VLLM_NIXL_* are set by the operator (free: {ENV_PACE})",
+        )
+    ),
+]

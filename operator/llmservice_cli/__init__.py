@@ -1,0 +1,1 @@
+"""The `llmservice` command line."""
