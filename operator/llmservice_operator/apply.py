@@ -1,0 +1,133 @@
+"""All writes to children: server-side apply where something differs, delete where something should not be.
+
+It decides no sizes. An unchanged service costs no request at all.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmservice_api.resource import LLMService
+from llmservice_core.contract import GROUP
+from llmservice_operator import compare
+from llmservice_operator.child_parts import digest
+from llmservice_operator.cluster import Cluster
+from llmservice_operator.errors import Gone, Misconfigured, NotReady, ServiceGone
+from llmservice_operator.kinds import CHILD_KINDS, LLMSERVICE, Kind, Manifest, annotations_of, kind_of, name_of
+from llmservice_operator.watches import Watches
+
+ANNOTATION_APPLIED = f"{GROUP}/applied"
+"""Digest of what we last wanted: tells our own changes from those of others, and fields that we no longer write."""
+
+log = logging.getLogger(__name__)
+Key = tuple[Kind, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """Somebody edited or deleted a child, and it is as it was."""
+
+    kind: str
+    name: str
+    what: str
+
+
+@dataclass(slots=True)
+class Applier:
+    """Writes for one service. Remembers what the API server made of our fields, and what existed."""
+
+    cluster: Cluster
+    watches: Watches
+    settled: dict[Key, tuple[str, Any]] = field(default_factory=dict)
+    _parent_lives: bool = False
+    """Looked up at most once in a pass."""
+
+    async def converge(
+        self, service: LLMService, wanted: Sequence[Manifest], keep: Iterable[str] = ()
+    ) -> list[Restored]:
+        """`keep`: names of Deployments that are no longer wanted but may not go yet."""
+        self._parent_lives = False
+        living = {(kind_of(c), name_of(c)): c for c in self.watches.all_of(service.key, CHILD_KINDS)}
+        restored = [await self._ensure(service, stamped(item), living) for item in wanted]
+        names = {(kind_of(item), name_of(item)) for item in wanted}
+        for key, child in living.items():
+            if key not in names and key[1] not in keep and _is_owned(child, service):
+                await self._delete(child)
+        return [one for one in restored if one is not None]
+
+    async def _ensure(self, service: LLMService, item: Manifest, living: dict[Key, Manifest]) -> Restored | None:
+        key = (kind_of(item), name_of(item))
+        live = living.get(key) or await self._unseen(service, item)
+        if live is not None:
+            _refuse_strangers(live, service)
+            if live["metadata"].get("deletionTimestamp") or not self._needs(live, item):
+                return None
+        what = self._what_happened(key, live, item)
+        answer = await self.cluster.apply(item)
+        self.watches.put(answer)
+        self.settled[key] = (_digest_of(item), compare.part_of(answer, item))
+        return Restored(kind=key[0].kind, name=key[1], what=what) if what else None
+
+    def _needs(self, live: Manifest, item: Manifest) -> bool:
+        if _digest_of(live) != _digest_of(item):
+            return True
+        settled = (_digest_of(item), compare.part_of(live, item))
+        return compare.differs(live, item) and self.settled.get((kind_of(item), name_of(item))) != settled
+
+    def _what_happened(self, key: Key, live: Manifest | None, item: Manifest) -> str | None:
+        """None: it is our own change."""
+        if live is None:
+            return "deleted" if key in self.settled else None
+        return "edited" if _digest_of(live) == _digest_of(item) else None
+
+    async def _unseen(self, service: LLMService, item: Manifest) -> Manifest | None:
+        """What no watch shows: nothing, or a stranger of this name, or ours whose label somebody took away.
+
+        Before anything is made the service is looked up: one that was deleted meanwhile must not get children.
+        """
+        if not self._parent_lives:
+            await self._confirm(service)
+        return await self.cluster.find(kind_of(item), service.metadata.namespace, name_of(item))
+
+    async def _confirm(self, service: LLMService) -> None:
+        parent = await self.cluster.find(LLMSERVICE, service.metadata.namespace, service.metadata.name)
+        if parent is None or parent["metadata"]["uid"] != service.metadata.uid:
+            raise ServiceGone(service.key)
+        self._parent_lives = True
+
+    async def _delete(self, child: Manifest) -> None:
+        if child["metadata"].get("deletionTimestamp"):
+            return
+        log.info("%s %s is no longer wanted: deleted", child["kind"], name_of(child))
+        with contextlib.suppress(Gone):
+            await self.cluster.delete(child)
+        self.watches.drop(child)
+        self.settled.pop((kind_of(child), name_of(child)), None)
+
+
+def stamped(item: Manifest) -> Manifest:
+    """With the digest of the whole in an annotation."""
+    annotations = {**annotations_of(item), ANNOTATION_APPLIED: digest(item)}
+    return {**item, "metadata": {**item["metadata"], "annotations": annotations}}
+
+
+def _digest_of(item: Manifest) -> str:
+    return annotations_of(item).get(ANNOTATION_APPLIED, "")
+
+
+def _is_owned(child: Manifest, service: LLMService) -> bool:
+    owners = child["metadata"].get("ownerReferences") or []
+    return any(owner.get("uid") == service.metadata.uid for owner in owners)
+
+
+def _refuse_strangers(live: Manifest, service: LLMService) -> None:
+    if _is_owned(live, service):
+        return
+    owners = [o for o in live["metadata"].get("ownerReferences") or [] if o.get("name") == service.metadata.name]
+    if owners:
+        raise NotReady(f"{live['kind']} {name_of(live)} of an earlier {service.key} is still being removed")
+    raise Misconfigured(
+        f"{live['kind']} {name_of(live)} exists and belongs to somebody else: delete it or rename this LLMService"
+    )

@@ -1,0 +1,107 @@
+"""(old conditions, facts) -> new conditions. Pure. The transition time moves only when a status flips."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from llmservice_api.status import Condition
+from llmservice_core.model import Attainment, ClassTraffic, Reason, ServiceClass
+from llmservice_operator.facts import Facts
+
+TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
+Verdict = tuple[str, str, str]
+"""Status, reason, message."""
+
+
+def timestamp(now_s: float) -> str:
+    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def report(old: Sequence[Condition], facts: Facts) -> list[Condition]:
+    verdicts = {
+        "Ready": _ready(facts),
+        "MetricsAvailable": _metrics_available(facts),
+        "SLOMet": _slo_met(facts),
+        "BudgetLimited": _budget_limited(facts),
+        "Degraded": _degraded(facts),
+    }
+    before = {condition.type: condition for condition in old}
+    return [_condition(kind, verdict, before.get(kind), facts) for kind, verdict in verdicts.items()]
+
+
+def _condition(kind: str, verdict: Verdict, before: Condition | None, facts: Facts) -> Condition:
+    status, reason, message = verdict
+    kept = before is not None and before.status == status
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:2048],
+        last_transition_time=before.last_transition_time if before and kept else timestamp(facts.now_s),
+        observed_generation=facts.service.metadata.generation,
+    )
+
+
+def _ready(facts: Facts) -> Verdict:
+    if facts.problem is not None and not facts.pools:
+        return UNKNOWN, facts.problem[0], facts.problem[1]
+    used = facts.service.spec.pools.used()
+    missing = [f"no {pool.value} engine is ready" for pool in used if facts.seen(pool).ready == 0]
+    if missing:
+        return FALSE, "EnginesNotReady", "; ".join(missing)
+    if facts.router_ready < 1:
+        return FALSE, "RouterNotReady", "no router is ready"
+    return TRUE, "Serving", "every pool has a ready engine, and a router is ready"
+
+
+def _metrics_available(facts: Facts) -> Verdict:
+    seen, plan = facts.observation, facts.plan
+    if seen is None:
+        return UNKNOWN, "NotAsked", "no decision was made yet that needs metrics"
+    if seen.problem is not None:
+        stale = plan is not None and plan.reason is Reason.METRICS_STALE
+        return FALSE, str(Reason.METRICS_STALE if stale else Reason.METRICS_MISSING), seen.problem
+    if plan is not None and plan.reason in (Reason.METRICS_STALE, Reason.METRICS_MISSING):
+        return FALSE, str(plan.reason), plan.message
+    return TRUE, "MetricsFresh", "metrics are there and fresh"
+
+
+def _slo_met(facts: Facts) -> Verdict:
+    seen = facts.observation
+    traffic = {t.name: t for t in seen.classes} if seen is not None else {}
+    classes = facts.service.to_goal().classes
+    misses = [miss for c in classes if c.name in traffic for miss in _misses(c, traffic[c.name])]
+    if misses:
+        return FALSE, "TargetMissed", "; ".join(misses)
+    if not any(_counted(t.ttft) or _counted(t.tbt) for t in traffic.values()):
+        return UNKNOWN, "NoTraffic", "no request was counted in the window"
+    return TRUE, "TargetsMet", "every class with traffic is within its targets"
+
+
+def _counted(attainment: Attainment | None) -> bool:
+    return attainment is not None and attainment.events > 0
+
+
+def _misses(wanted: ServiceClass, seen: ClassTraffic) -> list[str]:
+    pairs = (("TTFT", wanted.ttft, seen.ttft), ("TBT", wanted.tbt, seen.tbt))
+    return [
+        f"{wanted.name}: {100 * share:.1f} % instead of {slo.percentile:g} % within {name} {slo.target_s:g} s"
+        for name, slo, attained in pairs
+        if attained is not None and (share := attained.share) is not None and share < slo.share
+    ]
+
+
+def _budget_limited(facts: Facts) -> Verdict:
+    limited = [p.message for p in facts.plan.pools if p.reason is Reason.BUDGET_LIMITED] if facts.plan else []
+    if limited:
+        return TRUE, str(Reason.BUDGET_LIMITED), "; ".join(limited)
+    return FALSE, "WithinBudget", "no pool is held back by scaling.gpuBudget"
+
+
+def _degraded(facts: Facts) -> Verdict:
+    if facts.problem is not None:
+        return TRUE, facts.problem[0], facts.problem[1]
+    waiting = [f"{p.unschedulable} {p.pool.value}" for p in facts.pools if p.unschedulable]
+    if waiting:
+        sentence = f"{' and '.join(waiting)} pods find no node: see `kubectl describe pod` for what they lack"
+        return TRUE, str(Reason.UNSCHEDULABLE), sentence
+    return FALSE, "AsWanted", "what runs is what is wanted" if not facts.rolling_out else "a new revision starts"

@@ -1,0 +1,41 @@
+"""One decision for one service: observe, then plan. Reads only; what to do with the plan is the keeper's business."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from llmservice_api.resource import LLMService
+from llmservice_core import planner
+from llmservice_core.model import Observation, Plan, Pool, PoolSeen
+from llmservice_core.planner_memory import Memory
+from llmservice_operator import observe, observe_pods
+from llmservice_operator.kinds import DEPLOYMENT, POD
+from llmservice_operator.rollout import engines
+from llmservice_operator.world import World
+
+NO_URL = "no Prometheus is known: set spec.metrics.prometheusURL, or start the operator with LLMSERVICE_PROMETHEUS_URL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    observation: Observation
+    plan: Plan
+    memory: Memory
+
+
+def pools_seen(world: World, service: LLMService, sizes: Mapping[Pool, int]) -> tuple[PoolSeen, ...]:
+    """Pods of all revisions, for all serve and all hold GPUs; `desired` is what was decided, not what is written."""
+    pods = world.watches.of(POD, service.key)
+    seen = observe_pods.pool_seen(pods, engines(world.watches.of(DEPLOYMENT, service.key)))
+    return tuple(replace(p, desired=sizes[p.pool]) for p in seen if p.pool in sizes)
+
+
+async def decide(world: World, service: LLMService, pools: tuple[PoolSeen, ...], memory: Memory | None) -> Decision:
+    goal, now_s = service.to_goal(), world.clock()
+    start_up_s = observe_pods.start_up_seconds(world.watches.of(POD, service.key))
+    prometheus = world.prometheus(service)
+    if prometheus is None:
+        seen = observe.nothing_known(goal, pools, start_up_s, now_s, NO_URL)
+    else:
+        seen = await observe.observe(goal, service.key, prometheus, pools, start_up_s, now_s)
+    plan, memory = planner.plan(goal, seen, memory)
+    return Decision(observation=seen, plan=plan, memory=memory)

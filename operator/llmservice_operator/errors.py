@@ -1,0 +1,33 @@
+"""Two kinds of failure: try again, or a person must change something. Decided at the edge, nothing in between."""
+
+
+class OperatorError(Exception):
+    """The text is a sentence for the owner of the service: it ends up in condition Degraded."""
+
+    reason = "Failed"
+
+
+class NotReady(OperatorError):
+    """Try again: the API server is away, busy, or somebody else wrote at the same time."""
+
+    reason = "TryingAgain"
+
+
+class ServiceGone(Exception):
+    """The LLMService itself was deleted: not a failure, the end of its keeper."""
+
+
+class Expired(NotReady):
+    """The version from which to watch is too old: list again."""
+
+
+class Misconfigured(OperatorError):
+    """A person must change something; trying again alone does not help."""
+
+    reason = "Misconfigured"
+
+
+class Gone(OperatorError):
+    """The object or its whole kind does not exist."""
+
+    reason = "Gone"

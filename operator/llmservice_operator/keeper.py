@@ -1,0 +1,198 @@
+"""Keeps one LLMService as it should be: decide, render, apply, tell. One keeper per service is the lock per service.
+
+Level-triggered: every pass starts from what lives now, so a lost event or a restart costs one interval at most.
+Changes of the service or its children only make a pass come sooner; decisions keep their own rhythm.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+
+from llmservice_api.resource import LLMService
+from llmservice_core.model import Mode, Pool, PoolSeen
+from llmservice_operator import children, metrics, rollout
+from llmservice_operator.apply import Applier, Restored
+from llmservice_operator.children import Rendering
+from llmservice_operator.decide import Decision, decide, pools_seen
+from llmservice_operator.errors import Misconfigured, NotReady, OperatorError, ServiceGone
+from llmservice_operator.facts import Facts
+from llmservice_operator.kinds import DEPLOYMENT, POD_MONITOR
+from llmservice_operator.teller import Teller
+from llmservice_operator.world import World
+
+GATHER_S = 0.2
+"""Changes come in bursts: so long we wait for the rest of one."""
+REPAIRED_S = 2.0
+"""After a repair we look again this much later: whoever fights us then costs no more than a write in two seconds."""
+RETRY_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What a pass found and did, filled step by step, so that a pass that breaks off can still be told of."""
+
+    pools: tuple[PoolSeen, ...] = ()
+    revision: str | None = None
+    rolling_out: bool = False
+    before: Mapping[Pool, int] | None = None
+    restored: list[Restored] = field(default_factory=list)
+    problem: tuple[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Keeper:
+    world: World
+    service: LLMService
+    applier: Applier = field(init=False)
+    teller: Teller = field(init=False)
+    decision: Decision | None = None
+    sizes: dict[Pool, int] = field(default_factory=dict)
+    """As decided last; what a deleted Deployment comes back with."""
+    decided_s: float = float("-inf")
+    decided_for: tuple[int, str] = (0, "")
+    passed_s: float = float("-inf")
+    last_problem: tuple[str, str] | None = None
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.applier = Applier(self.world.cluster, self.world.watches)
+        self.teller = Teller(self.world, self.service.status)
+        self.sizes = self.teller.sizes_shown()
+        self.decided_for = (0, (self.service.status.revision or "") if self.service.status else "")
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def saw(self, service: LLMService) -> None:
+        """A version of the resource. Our own status comes back this way, too, and is no reason to hurry."""
+        changed = service.metadata.generation != self.service.metadata.generation
+        self.service = service
+        if changed:
+            self.wake()
+
+    async def run(self) -> None:
+        """Until the service is gone."""
+        await self.world.watches.synced.wait()
+        while True:
+            self._woken.clear()
+            self.passed_s = time.monotonic()
+            try:
+                with metrics.RECONCILE_SECONDS.time():
+                    outcome = await self.pass_once(self.service)
+            except ServiceGone:
+                return
+            await self._pause(outcome)
+
+    async def _pause(self, outcome: Outcome) -> None:
+        """Until the next decision is due or something changed; after a failure that may pass not that long."""
+        now_s, interval_s = time.monotonic(), self.service.to_goal().interval_s
+        left_s = self.decided_s + interval_s - now_s
+        if left_s <= 0:
+            left_s = self.passed_s + interval_s - now_s
+        if outcome.problem is not None and outcome.problem[0] != Misconfigured.reason:
+            left_s = min(left_s, RETRY_S)
+        gather_s = REPAIRED_S if outcome.restored else GATHER_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(left_s, gather_s)):
+                await self._woken.wait()
+                await asyncio.sleep(gather_s)
+
+    async def pass_once(self, service: LLMService) -> Outcome:
+        """One pass; only ServiceGone leaves it. What went wrong is told, and the next pass tries again."""
+        outcome = Outcome()
+        await self._guarded(self._act(service, outcome), outcome)
+        if outcome.problem is not None and outcome.problem != self.last_problem:
+            log.warning("%s: %s: %s", service.key, *outcome.problem)
+        self.last_problem = outcome.problem
+        await self._guarded(self._tell(service, outcome), outcome)
+        return outcome
+
+    async def _guarded(self, work: Coroutine[None, None, None], outcome: Outcome) -> None:
+        """A failure becomes the outcome's problem: it must stop neither this service nor the others."""
+        try:
+            await work
+        except ServiceGone:
+            raise
+        except OperatorError as error:
+            self._failed(outcome, error)
+        except Exception as error:
+            log.exception("%s: a pass failed", self.service.key)
+            self._failed(outcome, NotReady(f"internal error, {type(error).__name__}: {error}"))
+
+    def _failed(self, outcome: Outcome, error: OperatorError) -> None:
+        metrics.RECONCILE_ERRORS.labels(self.service.key, error.reason).inc()
+        outcome.problem = (error.reason, str(error))
+
+    async def _act(self, service: LLMService, outcome: Outcome) -> None:
+        rendering = children.look(service, self.world.settings)
+        outcome.revision = rendering.revision
+        deployments = rollout.engines(self.world.watches.of(DEPLOYMENT, service.key))
+        before = rollout.decided(service, rendering.revision, deployments, self.sizes)
+        outcome.pools = pools_seen(self.world, service, before)
+        # Repairs first: they must not wait for a Prometheus that does not answer.
+        await self._converge(service, rendering, outcome, before)
+        self.sizes = before
+        sizes = await self._decide(service, rendering, outcome, before)
+        if sizes != before:
+            await self._converge(service, rendering, outcome, sizes)
+            self.sizes, outcome.before = sizes, before
+
+    async def _decide(
+        self, service: LLMService, rendering: Rendering, outcome: Outcome, before: dict[Pool, int]
+    ) -> dict[Pool, int]:
+        """The sizes to have: as before, unless a decision is due and may be applied."""
+        mode, context = service.spec.scaling.mode, (service.metadata.generation, rendering.revision)
+        if mode is Mode.OFF:
+            self.decision = None
+            return before
+        exist = {p.pool for p in outcome.pools} == set(before)
+        is_due = time.monotonic() - self.decided_s >= service.to_goal().interval_s or context != self.decided_for
+        if not exist or not is_due:
+            return before
+        memory = self.teller.memory
+        if memory is not None and self.decided_for[1] not in ("", rendering.revision):
+            memory = memory.without_capacity()
+        self.decision = await decide(self.world, service, outcome.pools, memory)
+        self.decided_s, self.decided_for, self.teller.memory = time.monotonic(), context, self.decision.memory
+        metrics.decided(service, self.decision.plan, outcome.pools)
+        planned = {pool: self.decision.plan.replicas(pool) for pool in before}
+        if mode is not Mode.AUTO:
+            return before
+        return {p: rollout.bounded(service, p, before[p] if n is None else n) for p, n in planned.items()}
+
+    async def _converge(
+        self, service: LLMService, rendering: Rendering, outcome: Outcome, sizes: Mapping[Pool, int]
+    ) -> None:
+        watches = self.world.watches
+        deployments = rollout.engines(watches.of(DEPLOYMENT, service.key))
+        old = rollout.names(rollout.outdated(rendering.revision, rendering.templates, deployments))
+        going = rollout.names(rollout.removable(rendering.revision, rendering.templates, deployments))
+        outcome.rolling_out = bool(old - going)
+        wanted = children.render(
+            service, self.world.settings, rendering, sizes, pod_monitors=watches.exists(POD_MONITOR)
+        )
+        outcome.restored += await self.applier.converge(service, wanted, keep=old - going)
+
+    async def _tell(self, service: LLMService, outcome: Outcome) -> None:
+        facts = Facts(
+            service=service,
+            now_s=self.world.clock(),
+            pools=outcome.pools,
+            sizes=self.sizes,
+            router_ready=self._routers_ready(service),
+            revision=outcome.revision,
+            rolling_out=outcome.rolling_out,
+            observation=self.decision.observation if self.decision else None,
+            plan=self.decision.plan if self.decision else None,
+            problem=outcome.problem,
+        )
+        await self.teller.tell(facts, outcome.before, outcome.restored)
+
+    def _routers_ready(self, service: LLMService) -> int:
+        found = rollout.router(self.world.watches.of(DEPLOYMENT, service.key))
+        return int((found.get("status") or {}).get("readyReplicas", 0)) if found else 0

@@ -1,0 +1,76 @@
+"""Sums over samples of counters and gauges: increases across restarts, latest values, means. Pure; knows no names.
+
+Not PromQL's increase(): its extrapolation scales each series differently, which breaks sums that belong together.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from llmservice_operator.observe_prometheus import Series
+
+DEFAULT_GAP_S = 15.0
+LIVE_GAPS = 2.5
+"""A series whose last sample is older than so many scrape gaps belongs to a pod that is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """How far back each number looks. All grow with the scrape gap, so that each window holds enough samples."""
+
+    recent_s: float
+    """Shows a jump of arrivals: two scrapes."""
+    rate_s: float
+    """Arrivals and attainment."""
+    full_s: float
+    """Means of few requests, and the step statistics: 40 scrapes, at most 10 minutes."""
+
+    @property
+    def lengths_s(self) -> tuple[float, float, float]:
+        """Windows for mean lengths: the shortest one with enough requests counts."""
+        return (3.0 * self.recent_s, self.rate_s, self.full_s)
+
+
+def windows(gap_s: float | None) -> Windows:
+    gap = gap_s or DEFAULT_GAP_S
+    rate = max(60.0, 4.0 * gap)
+    return Windows(recent_s=max(10.0, 2.0 * gap), rate_s=rate, full_s=min(600.0, max(2.0 * rate, 40.0 * gap)))
+
+
+def scrape_gap_s(series: Sequence[Series]) -> float | None:
+    """Median distance between samples of the longest series."""
+    longest = max(series, key=lambda s: len(s.times), default=None)
+    if longest is None or len(longest.times) < 2:
+        return None
+    return median(b - a for a, b in pairwise(longest.times))
+
+
+def base_index(series: Series, since_s: float) -> int:
+    """The sample that differences start from: the last one at or before `since_s`, else the first."""
+    return max(0, bisect_right(series.times, since_s) - 1)
+
+
+def increase(series: Series, since_s: float) -> float:
+    """How much a counter grew since; after a restart it has grown by its new value."""
+    values = series.values[base_index(series, since_s) :]
+    return sum(b - a if b >= a else b for a, b in pairwise(values))
+
+
+def covered_s(series: Iterable[Series], since_s: float) -> float:
+    """Time between the first and last sample that the increases of these series rest on, all series together."""
+    spans = [(s.times[base_index(s, since_s)], s.times[-1]) for s in series if s.times[-1] > since_s]
+    return max((end for _, end in spans), default=0.0) - min((start for start, _ in spans), default=0.0)
+
+
+def live(series: Iterable[Series], newest: float, gap_s: float | None) -> list[Series]:
+    """Those that were scraped lately: the others are history of pods that are gone."""
+    oldest = newest - LIVE_GAPS * (gap_s or DEFAULT_GAP_S)
+    return [s for s in series if s.times[-1] >= oldest]
+
+
+def mean_since(series: Series, since_s: float) -> float:
+    """Mean of a gauge's samples after `since_s`; of its last one if none is younger."""
+    values = series.values[min(bisect_right(series.times, since_s), len(series.values) - 1) :]
+    return sum(values) / len(values)

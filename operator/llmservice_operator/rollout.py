@@ -1,0 +1,90 @@
+"""Sizes as they were decided, read back from what lives, and which old Deployments may go. Pure.
+
+The size of a pool stands on its Deployment in an annotation beside spec.replicas, written in one request: so a restart
+of the operator forgets nothing and somebody else's `kubectl scale` is seen as such.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from llmservice_api.resource import LLMService
+from llmservice_core.contract import COMPONENT_ENGINE, COMPONENT_ROUTER, LABEL_COMPONENT, LABEL_POOL, LABEL_REVISION
+from llmservice_core.model import Mode, Pool
+from llmservice_operator.child_parts import ANNOTATION_REPLICAS
+from llmservice_operator.kinds import Manifest, annotations_of, labels_of, name_of
+
+Sizes = Mapping[Pool, int]
+
+
+def engines(deployments: Iterable[Manifest]) -> list[Manifest]:
+    return [d for d in deployments if labels_of(d).get(LABEL_COMPONENT) == COMPONENT_ENGINE]
+
+
+def router(deployments: Iterable[Manifest]) -> Manifest | None:
+    return next((d for d in deployments if labels_of(d).get(LABEL_COMPONENT) == COMPONENT_ROUTER), None)
+
+
+def is_current(deployment: Manifest, revision: str) -> bool:
+    return labels_of(deployment).get(LABEL_REVISION) == revision
+
+
+def decided(service: LLMService, revision: str, deployments: Sequence[Manifest], remembered: Sizes) -> dict[Pool, int]:
+    """The sizes before this decision. `remembered`: for a Deployment that somebody deleted."""
+    mode = service.spec.scaling.mode
+    return {
+        pool: _first(_decided(pool, revision, deployments, mode), remembered.get(pool), spec.min_replicas)
+        for pool, spec in service.spec.pools.used().items()
+    }
+
+
+def bounded(service: LLMService, pool: Pool, size: int) -> int:
+    """Within the pool's limits, unless a person sets the sizes."""
+    if service.spec.scaling.mode is not Mode.AUTO:
+        return size
+    spec = service.pool(pool)
+    return min(max(size, spec.min_replicas), spec.max_replicas)
+
+
+def removable(revision: str, pools: Iterable[Pool], deployments: Sequence[Manifest]) -> list[Manifest]:
+    """Engine Deployments of earlier revisions or pools: all, once every wanted one is Ready in full."""
+    current = {_pool(d): d for d in deployments if is_current(d, revision)}
+    complete = all(pool in current and _is_complete(current[pool]) for pool in pools)
+    return outdated(revision, pools, deployments) if complete else []
+
+
+def outdated(revision: str, pools: Iterable[Pool], deployments: Sequence[Manifest]) -> list[Manifest]:
+    wanted = set(pools)
+    return [d for d in deployments if not is_current(d, revision) or _pool(d) not in wanted]
+
+
+def names(deployments: Iterable[Manifest]) -> set[str]:
+    return {name_of(d) for d in deployments}
+
+
+def _decided(pool: Pool, revision: str, deployments: Sequence[Manifest], mode: Mode) -> int | None:
+    """From the current Deployment, else from the newest earlier one."""
+    of_pool = sorted(
+        (d for d in deployments if _pool(d) is pool),
+        key=lambda d: (is_current(d, revision), str(d["metadata"].get("creationTimestamp", ""))),
+    )
+    if not of_pool:
+        return None
+    written = int(of_pool[-1]["spec"].get("replicas", 1))
+    if mode is not Mode.AUTO:
+        return written
+    noted = annotations_of(of_pool[-1]).get(ANNOTATION_REPLICAS, "")
+    return int(noted) if noted.isdigit() else written
+
+
+def _first(*sizes: int | None) -> int:
+    return next(size for size in sizes if size is not None)
+
+
+def _pool(deployment: Manifest) -> Pool | None:
+    value = labels_of(deployment).get(LABEL_POOL)
+    return Pool(value) if value in {pool.value for pool in Pool} else None
+
+
+def _is_complete(deployment: Manifest) -> bool:
+    status = deployment.get("status") or {}
+    seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    return bool(seen and status.get("readyReplicas", 0) >= max(1, deployment["spec"].get("replicas", 1)))

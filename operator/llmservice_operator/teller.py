@@ -1,0 +1,105 @@
+"""Tells people what happened to one service: status, Events, one log line per change. It decides and changes nothing.
+
+What it told last is kept here, with the planner's memory that travels in the status: a restart reads both back.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llmservice_api.status import HISTORY_LENGTH, MEMORY_LENGTH, Change, Status
+from llmservice_core.model import Pool
+from llmservice_core.planner_memory import Memory
+from llmservice_operator import events, status
+from llmservice_operator.apply import Restored
+from llmservice_operator.errors import Gone, OperatorError, ServiceGone
+from llmservice_operator.facts import Facts
+from llmservice_operator.kinds import Manifest
+from llmservice_operator.world import World
+
+TOLD = ("Degraded", "MetricsAvailable")
+"""Conditions whose flips are Events."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Teller:
+    world: World
+    shown: Status | None
+    memory: Memory | None = field(init=False)
+    history: list[Change] = field(init=False)
+    written_s: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.history = list(self.shown.history) if self.shown else []
+        self.memory = Memory.from_json(self.shown.memory or "") if self.shown else None
+
+    def sizes_shown(self) -> dict[Pool, int]:
+        pools = self.shown.pools if self.shown else None
+        known = pools.model_dump(exclude_none=True) if pools else {}
+        return {Pool(name): int(pool["desired"]) for name, pool in known.items()}
+
+    async def tell(self, facts: Facts, before: Mapping[Pool, int] | None, restored: Sequence[Restored]) -> None:
+        """`before`: the sizes until now, if they changed."""
+        for one in restored:
+            log.info("%s: %s %s was %s by somebody else: put back", facts.service.key, one.kind, one.name, one.what)
+            await self._post(events.restored(facts.service, one, facts.now_s))
+        if before is not None and facts.plan is not None:
+            await self._tell_change(facts, before)
+        await self._show(facts)
+
+    async def _tell_change(self, facts: Facts, before: Mapping[Pool, int]) -> None:
+        plan = facts.plan
+        assert plan is not None
+        log.info("%s: %s: %s", facts.service.key, plan.reason, events.change_text(before, facts.sizes, plan))
+        self.history = [*self.history, status.change(before, facts.sizes, plan)][-HISTORY_LENGTH:]
+        await self._post(events.scaled(facts.service, before, facts.sizes, plan))
+
+    async def _show(self, facts: Facts) -> None:
+        new = status.build(self.shown or Status(), facts, self.history, self._memory_text())
+        if not status.is_worth_writing(self.shown, new, time.monotonic() - self.written_s):
+            return
+        try:
+            await self.world.cluster.apply_status(_status_of(facts, new))
+        except Gone:
+            raise ServiceGone(facts.service.key) from None
+        except OperatorError as error:
+            log.warning("%s: the status could not be written: %s", facts.service.key, error)
+            return
+        await self._post_flips(facts, self.shown, new)
+        self.shown, self.written_s = new, time.monotonic()
+
+    def _memory_text(self) -> str | None:
+        """What does not fit is forgotten: a restart then learns anew, which is slow and safe."""
+        text = self.memory.to_json() if self.memory else ""
+        return text if 0 < len(text) <= MEMORY_LENGTH else None
+
+    async def _post_flips(self, facts: Facts, old: Status | None, new: Status) -> None:
+        for kind in TOLD:
+            before, after = old.condition(kind) if old else None, new.condition(kind)
+            if before is not None and after is not None and {before.status, after.status} == {"True", "False"}:
+                await self._post(events.flipped(facts.service, after, facts.now_s))
+
+    async def _post(self, event: Manifest) -> None:
+        """An Event that is lost is no reason to stop."""
+        try:
+            await self.world.cluster.create(event)
+        except OperatorError as error:
+            log.warning("an Event was lost (%s): %s", error, event["message"])
+
+
+def _status_of(facts: Facts, new: Status) -> Manifest:
+    service = facts.service
+    return {
+        "apiVersion": service.api_version,
+        "kind": service.kind,
+        "metadata": {
+            "name": service.metadata.name,
+            "namespace": service.metadata.namespace,
+            # An LLMService of the same name that came later must not get this status.
+            "uid": service.metadata.uid,
+        },
+        "status": new.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }

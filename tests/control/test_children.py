@@ -1,0 +1,199 @@
+"""Rendered children against golden files, and the laws that golden files do not show."""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmservice_api.resource import LLMService, parse
+from llmservice_core.model import Pool
+from llmservice_operator import children
+from llmservice_operator.errors import Misconfigured
+from llmservice_operator.kinds import Manifest, name_of
+from llmservice_operator.settings import Settings
+from tests.control.bad_manifests import GOOD
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = Settings(engine_image="localhost/engine:1", router_image="localhost/router:1")
+SIZES = {Pool.PREFILL: 1, Pool.DECODE: 2, Pool.MIXED: 2}
+
+
+def example(name: str) -> LLMService:
+    body = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
+    body["metadata"] |= {"namespace": "models", "uid": "00000000-0000-0000-0000-000000000001"}
+    return parse(body)
+
+
+def good(**spec: Any) -> LLMService:
+    body = copy.deepcopy(GOOD)
+    body["spec"] |= spec
+    return parse(body)
+
+
+def rendered(service: LLMService, **options: Any) -> list[Manifest]:
+    return children.render(service, SETTINGS, children.look(service, SETTINGS), SIZES, **options)
+
+
+def pods(service: LLMService) -> dict[str, Any]:
+    look = children.look(service, SETTINGS)
+    return {pool.value: template["spec"] for pool, template in look.templates.items()}
+
+
+def container(service: LLMService, pool: str = "decode") -> Any:
+    return pods(service)[pool]["containers"][0]
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", ["chat", "mixed", "template"])
+def test_golden(name: str) -> None:
+    """chat: P/D with token secret and cache; mixed: one pool; template: everything that a user may merge in."""
+    manifests = rendered(example(name), pod_monitors=name == "chat")
+    text = yaml.dump_all(manifests, Dumper=_Plain, sort_keys=False, width=110)
+    path = GOLDEN / f"{name}.yaml"
+    if os.environ.get("LLMSERVICE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text(), "run with LLMSERVICE_GOLDEN=1 and read the difference"
+
+
+def test_every_child_is_owned_and_labelled() -> None:
+    for child in rendered(example("chat"), pod_monitors=True):
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert owner["uid"].endswith("1"), name_of(child)
+        assert child["metadata"]["labels"]["llmservice.dev/name"] == "chat"
+        assert child["metadata"]["namespace"] == "models"
+
+
+def test_sizes_do_not_change_the_revision_and_all_else_does() -> None:
+    one = children.look(good(), SETTINGS).revision
+    assert children.look(good(scaling={"gpuBudget": 11}), SETTINGS).revision == one
+    changes: list[dict[str, Any]] = [
+        {"model": {"name": "org/model", "maxModelLen": 100}},
+        {"engine": {"args": ["--x"]}},
+        {"engine": {"env": [{"name": "A", "value": "b"}]}},
+        {"engine": {"image": "other:1"}},
+        {"engine": {"scheduler": {"policy": "fcfs"}}},
+        {"pools": {**GOOD["spec"]["pools"], "prefill": {"maxReplicas": 8, "gpusPerReplica": 2}}},
+        {"pools": {**GOOD["spec"]["pools"], "prefill": {"maxReplicas": 8, "template": {"spec": {"hostIPC": True}}}}},
+    ]
+    revisions = {children.look(good(**change), SETTINGS).revision for change in changes}
+    assert len(revisions | {one}) == len(changes) + 1
+
+
+def test_prefill_and_decode_are_the_same_but_for_labels_and_name_of_the_pool() -> None:
+    """So that a pod can change its role by a label later."""
+    service = example("chat")
+    prefill, decode = container(service, "prefill"), container(service, "decode")
+    assert prefill["args"] == decode["args"]
+    differing = [a["name"] for a, b in zip(prefill["env"], decode["env"], strict=True) if a != b]
+    assert differing == ["LLMSERVICE_POOL"]
+
+
+def test_a_mixed_pool_transfers_no_kv() -> None:
+    assert "--kv-transfer-config" not in container(example("mixed"), "mixed")["args"]
+
+
+def test_the_users_arguments_come_last() -> None:
+    assert container(good(engine={"args": ["--a", "1"]}))["args"][-2:] == ["--a", "1"]
+
+
+def test_no_variable_is_set_twice() -> None:
+    """The API server refuses a list with the same key twice."""
+    env = [{"name": "HF_TOKEN", "value": "mine"}, {"name": "HF_HOME", "value": "/mine"}]
+    service = good(
+        model={"name": "m", "tokenSecret": {"name": "s"}, "cache": {"persistentVolumeClaim": "c"}}, engine={"env": env}
+    )
+    names = [e["name"] for e in container(service)["env"]]
+    assert len(names) == len(set(names))
+    assert env[0] in container(service)["env"]
+
+
+def test_several_gpus_are_one_engine() -> None:
+    found = container(good())  # gpusPerReplica 2
+    assert found["resources"]["limits"] == {"nvidia.com/gpu": "2"}
+    assert found["args"][found["args"].index("--tensor-parallel-size") + 1] == "2"
+
+
+def template(**spec: Any) -> LLMService:
+    pools = copy.deepcopy(GOOD["spec"]["pools"])
+    pools["decode"]["template"] = {"metadata": spec.pop("metadata", {}), "spec": spec}
+    return good(pools=pools)
+
+
+def test_what_makes_a_pod_ours_cannot_be_changed() -> None:
+    theirs = {
+        "name": "engine",
+        "ports": [{"containerPort": 1}],
+        "readinessProbe": {"exec": {"command": ["true"]}},
+        "lifecycle": {},
+        "env": [{"name": "LLMSERVICE_SERVICE", "value": "other"}, {"name": "MINE", "value": "1"}],
+        "resources": {"limits": {"nvidia.com/gpu": "8", "memory": "1Gi"}},
+    }
+    labels = {"llmservice.dev/name": "other", "team": "search"}
+    service = template(metadata={"labels": labels}, containers=[theirs], terminationGracePeriodSeconds=1)
+    ours, found = container(good()), container(service)
+    for part in ("ports", "readinessProbe", "lifecycle"):
+        assert found[part] == ours[part]
+    env = {e["name"]: e.get("value") for e in found["env"]}
+    assert (env["LLMSERVICE_SERVICE"], env["MINE"]) == ("default/chat", "1")
+    assert found["resources"]["limits"] == {"nvidia.com/gpu": "2", "memory": "1Gi"}
+    assert pods(service)["decode"]["terminationGracePeriodSeconds"] > 1
+    merged = children.look(service, SETTINGS).templates[Pool.DECODE]["metadata"]["labels"]
+    assert (merged["llmservice.dev/name"], merged["team"]) == ("chat", "search")
+
+
+def test_lists_are_merged_by_name_and_path() -> None:
+    service = template(
+        containers=[
+            {
+                "name": "engine",
+                "command": ["other"],
+                "volumeMounts": [{"name": "big", "mountPath": "/dev/shm"}, {"name": "data", "mountPath": "/data"}],
+            },
+            {"name": "sidecar", "image": "s:1", "ports": [{"containerPort": 1}]},
+        ],
+        initContainers=[{"name": "fetch", "image": "f:1"}],
+        volumes=[{"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "data", "emptyDir": {}}],
+        tolerations=[{"operator": "Exists"}],
+        nodeSelector={"a": "b"},
+    )
+    pod = pods(service)["decode"]
+    assert [c["name"] for c in pod["containers"]] == ["engine", "sidecar"]
+    assert pod["containers"][1]["ports"] == [{"containerPort": 1}]
+    assert pod["containers"][0]["command"] == ["other"]
+    assert pod["containers"][0]["volumeMounts"] == [
+        {"name": "big", "mountPath": "/dev/shm"},
+        {"name": "data", "mountPath": "/data"},
+    ]
+    assert pod["volumes"] == [
+        {"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}},
+        {"name": "data", "emptyDir": {}},
+    ]
+    assert pod["initContainers"] == [{"name": "fetch", "image": "f:1"}]
+    assert (pod["tolerations"], pod["nodeSelector"]) == ([{"operator": "Exists"}], {"a": "b"})
+
+
+@pytest.mark.parametrize("missing", ["engine", "router"])
+def test_without_an_image_somebody_must_name_one(missing: str) -> None:
+    images = {"engine_image": "e:1", "router_image": "r:1"} | {f"{missing}_image": ""}
+    settings, service = Settings(**images), good()
+    with pytest.raises(Misconfigured, match=f"spec.{missing}.image"):
+        children.render(service, settings, children.look(service, settings), SIZES)
+
+
+def test_the_router_runs_with_least_rights() -> None:
+    (router,) = [c for c in rendered(good()) if name_of(c) == "chat-router" and c["kind"] == "Deployment"]
+    pod = router["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+    (role,) = [c for c in rendered(good()) if c["kind"] == "Role"]
+    assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}
+    assert role["rules"][1]["resourceNames"] == ["chat"]

@@ -1,0 +1,134 @@
+"""Conditions by table: facts in, status and reason out; and when a transition time moves."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmservice_api.resource import parse
+from llmservice_api.status import CONDITION_TYPES, Condition
+from llmservice_core.model import Attainment, ClassTraffic, Observation, Plan, Pool, PoolPlan, PoolSeen, Reason
+from llmservice_operator.conditions import report
+from llmservice_operator.facts import Facts
+from tests.control.bad_manifests import GOOD
+
+SERVICE = parse({**GOOD, "metadata": {"name": "chat", "generation": 7}})
+
+
+def seen(pool: Pool, ready: int = 1, unschedulable: int = 0) -> PoolSeen:
+    return PoolSeen(pool=pool, desired=1, ready=ready, starting=0, draining=0, unschedulable=unschedulable)
+
+
+def traffic(name: str = "interactive", ttft: float | None = None, tbt: float | None = None) -> ClassTraffic:
+    def attainment(share: float | None) -> Attainment | None:
+        return None if share is None else Attainment(target_s=0.5, events=100, good=share)
+
+    return ClassTraffic(
+        name=name,
+        arrivals_rps=1.0,
+        prompt_tokens=None,
+        output_tokens=None,
+        ttft=attainment(ttft),
+        tbt=attainment(tbt),
+    )
+
+
+def observation(*classes: ClassTraffic, problem: str | None = None) -> Observation:
+    return Observation(
+        time_s=0.0,
+        newest_sample_s=0.0,
+        scrape_gap_s=5.0,
+        window_s=60.0,
+        classes=classes,
+        pools=(),
+        waiting_prompt_tokens=None,
+        start_up_s=None,
+        problem=problem,
+    )
+
+
+def plan(reason: Reason, message: str = "because") -> Plan:
+    pools = tuple(PoolPlan(pool=p, replicas=1, reason=reason, message=message) for p in (Pool.PREFILL, Pool.DECODE))
+    return Plan(time_s=0.0, pools=pools, reason=reason, message=message)
+
+
+def facts(**changes: Any) -> Facts:
+    well = Facts(
+        service=SERVICE,
+        now_s=1000.0,
+        pools=(seen(Pool.PREFILL), seen(Pool.DECODE)),
+        sizes={Pool.PREFILL: 1, Pool.DECODE: 1},
+        router_ready=1,
+        revision="abc",
+        rolling_out=False,
+        observation=observation(traffic(ttft=96, tbt=99.5)),
+        plan=plan(Reason.STEADY),
+    )
+    return replace(well, **changes)
+
+
+MISSING = observation(problem="Prometheus is away")
+TABLE = [
+    ("a ready engine in each pool and a router", {}, "Ready", "True", "Serving"),
+    ("no decode engine", {"pools": (seen(Pool.PREFILL), seen(Pool.DECODE, 0))}, "Ready", "False", "EnginesNotReady"),
+    ("nothing there yet", {"pools": ()}, "Ready", "False", "EnginesNotReady"),
+    ("no router", {"router_ready": 0}, "Ready", "False", "RouterNotReady"),
+    ("fresh metrics", {}, "MetricsAvailable", "True", "MetricsFresh"),
+    ("mode Off", {"observation": None, "plan": None}, "MetricsAvailable", "Unknown", "NotAsked"),
+    (
+        "Prometheus away",
+        {"observation": MISSING, "plan": plan(Reason.METRICS_MISSING)},
+        "MetricsAvailable",
+        "False",
+        "MetricsMissing",
+    ),
+    ("old samples", {"plan": plan(Reason.METRICS_STALE)}, "MetricsAvailable", "False", "MetricsStale"),
+    ("targets met", {}, "SLOMet", "True", "TargetsMet"),
+    ("exactly the percentile", {"observation": observation(traffic(ttft=95))}, "SLOMet", "True", "TargetsMet"),
+    ("TTFT missed", {"observation": observation(traffic(ttft=94.9))}, "SLOMet", "False", "TargetMissed"),
+    ("TBT missed", {"observation": observation(traffic(ttft=99, tbt=98))}, "SLOMet", "False", "TargetMissed"),
+    ("no traffic", {"observation": observation(traffic())}, "SLOMet", "Unknown", "NoTraffic"),
+    ("nothing observed", {"observation": None}, "SLOMet", "Unknown", "NoTraffic"),
+    ("budget spent", {"plan": plan(Reason.BUDGET_LIMITED)}, "BudgetLimited", "True", "BudgetLimited"),
+    ("budget left", {}, "BudgetLimited", "False", "WithinBudget"),
+    ("all well", {}, "Degraded", "False", "AsWanted"),
+    ("a pass failed", {"problem": ("Misconfigured", "fix it")}, "Degraded", "True", "Misconfigured"),
+    (
+        "pods without a node",
+        {"pools": (seen(Pool.PREFILL), seen(Pool.DECODE, unschedulable=2))},
+        "Degraded",
+        "True",
+        "Unschedulable",
+    ),
+]
+
+
+def the(kind: str, found: list[Condition]) -> Condition:
+    (one,) = [c for c in found if c.type == kind]
+    return one
+
+
+@pytest.mark.parametrize(("changes", "kind", "status", "reason"), [row[1:] for row in TABLE], ids=[r[0] for r in TABLE])
+def test_facts_to_condition(changes: dict[str, Any], kind: str, status: str, reason: str) -> None:
+    found = the(kind, report([], facts(**changes)))
+    assert (found.status, found.reason) == (status, reason)
+
+
+def test_all_conditions_are_always_there_for_the_generation_seen() -> None:
+    found = report([], facts())
+    assert tuple(c.type for c in found) == CONDITION_TYPES
+    assert {c.observed_generation for c in found} == {7}
+
+
+def test_the_message_of_a_miss_says_by_how_much() -> None:
+    found = the("SLOMet", report([], facts(observation=observation(traffic(ttft=90)))))
+    assert found.message == "interactive: 90.0 % instead of 95 % within TTFT 0.5 s"
+
+
+def test_the_transition_time_moves_on_a_flip_only() -> None:
+    first = report([], facts())
+    same = report(first, facts(now_s=2000.0, plan=plan(Reason.DEMAND_UP)))
+    assert [c.last_transition_time for c in same] == [c.last_transition_time for c in first]
+    flipped = report(first, facts(now_s=2000.0, router_ready=0))
+    assert the("Ready", flipped).last_transition_time != the("Ready", first).last_transition_time
+    assert the("Degraded", flipped).last_transition_time == the("Degraded", first).last_transition_time
