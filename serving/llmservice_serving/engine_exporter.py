@@ -1,0 +1,151 @@
+"""The engine's own /metrics, served from inside vLLM's EngineCore process.
+
+That process' numbers cannot reach the /metrics of vLLM's API server, so it listens on a second port
+(LLMSERVICE_METRICS_PORT; unset: no exporter). Values are read when scraped. Never slows a step: readers take the same
+lock for one copy only, and a port that is taken is a log line, not a dead engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from llmservice_core import contract
+from llmservice_core import metric_names as names
+from llmservice_serving.engine_numbers import PAIRS, EngineNumbers
+
+log = logging.getLogger(__name__)
+Row = tuple[tuple[str, ...], float]
+
+
+class EngineCollector(Collector):
+    """EngineNumbers as Prometheus families; every series carries the service and the pool."""
+
+    def __init__(self, numbers: EngineNumbers, service: str, pool: str) -> None:
+        self._numbers = numbers
+        self._own = (service, pool)
+
+    def collect(self) -> Iterator[Metric]:
+        with self._numbers.lock:
+            families = list(self._counters())
+        yield from families
+        yield from self._gauges()
+
+    def _counters(self) -> Iterator[Metric]:
+        n = self._numbers
+        yield from self._slo()
+        yield from self._steps()
+        for name, text, value in (
+            (names.HIDDEN_TOTAL, "Decodes left out of a step, once per step", n.hidden_decodes),
+            (names.BAD_XARGS, "Requests with a class or target that made no sense", n.bad_xargs),
+            (names.PACED_STEPS, "Steps made to last as long as on a measured GPU", n.paced_steps),
+            (names.PACE_OVERRUNS, "Paced steps whose own work took longer than that", n.pace_overruns),
+            (names.PACE_LATE_SECONDS, "Time that paced steps took beyond their pace", n.pace_late_s),
+        ):
+            yield self._family(CounterMetricFamily, name, text, (), [((), value)])
+
+    def _slo(self) -> Iterator[Metric]:
+        rows = {(c, names.SLO_TBT, contract.target_label(t)): g for (c, t), g in self._numbers.gaps.items()}
+        for name, text, field in (
+            (names.SLO_EVENTS, "Token gaps", "events"),
+            (names.SLO_GOOD, "Token gaps within target", "good"),
+        ):
+            values = [(key, getattr(g, field)) for key, g in rows.items()]
+            yield self._family(CounterMetricFamily, name, text, names.SLO_LABELS, values)
+
+    def _steps(self) -> Iterator[Metric]:
+        kinds, counter = self._numbers.kinds, CounterMetricFamily
+        yield self._family(
+            counter, names.STEPS, "Engine steps with tokens", (names.KIND,), [((k,), s.steps) for k, s in kinds.items()]
+        )
+        yield self._family(
+            counter, names.STEP_SECONDS, "Their duration", (names.KIND,), [((k,), s.seconds) for k, s in kinds.items()]
+        )
+        yield self._family(
+            counter,
+            names.STEP_XX,
+            "Sums of x_i x_j over steps",
+            (names.KIND, "i", "j"),
+            [
+                ((k, names.FEATURES[i], names.FEATURES[j]), v)
+                for k, s in kinds.items()
+                for (i, j), v in zip(PAIRS, s.xx, strict=True)
+            ],
+        )
+        yield self._family(
+            counter,
+            names.STEP_XY,
+            "Sums of x_i y over steps, y in seconds",
+            (names.KIND, "i"),
+            [((k, f), v) for k, s in kinds.items() for f, v in zip(names.FEATURES, s.xy, strict=True)],
+        )
+        bins = sorted(self._numbers.bins.items())
+        for name, at, text in (
+            (names.STEP_BIN_COUNT, 0, "Steps by size"),
+            (names.STEP_BIN_SECONDS, 1, "Duration of steps by size"),
+        ):
+            yield self._family(counter, name, text, ("bin",), [((str(b),), cell[at]) for b, cell in bins])
+
+    def _gauges(self) -> Iterator[Metric]:
+        live, limits = self._numbers.live(), self._numbers.limits
+        yield self._family(
+            GaugeMetricFamily,
+            names.RUNNING,
+            "Requests that hold a place",
+            ("phase",),
+            [(("prefill",), live.prefills), (("decode",), live.decodes)],
+        )
+        for name, text, value in (
+            (names.WAITING, "Requests not admitted yet", live.waiting),
+            (names.HIDDEN, "Decodes left out of the last step", live.hidden),
+            (
+                names.UNPULLED_BLOCKS,
+                "KV blocks of finished prompts that a decode engine has not pulled",
+                live.unpulled_blocks,
+            ),
+            (names.KV_USAGE, "Share of KV blocks in use", live.kv_usage),
+            (names.KV_TOKENS, "Tokens that the KV cache can hold", limits.kv_tokens),
+            (names.MAX_BATCHED_TOKENS, "Token budget of a step", limits.max_batched_tokens),
+            (names.MAX_SEQS, "Most requests at once", limits.max_seqs),
+            (names.TILE_TOKENS, "Tile width assumed in the step features", limits.tile_tokens),
+        ):
+            yield self._family(GaugeMetricFamily, name, text, (), [((), value)])
+
+    def _family(
+        self,
+        kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+        name: str,
+        text: str,
+        labels: Iterable[str],
+        rows: Iterable[Row],
+    ) -> Metric:
+        family = kind(name, text, labels=(names.LLMSERVICE, names.POOL, *labels))
+        for values, value in rows:
+            family.add_metric((*self._own, *values), float(value))
+        return family
+
+
+def start(numbers: EngineNumbers, offset: int = 0) -> int | None:
+    """Serve `numbers`; the port, or None without LLMSERVICE_METRICS_PORT or when the port is taken.
+
+    `offset` tells the engines of a data-parallel group apart.
+    """
+    wanted = os.environ.get(contract.ENV_METRICS_PORT)
+    if not wanted:
+        return None
+    registry = CollectorRegistry()
+    registry.register(
+        EngineCollector(numbers, os.environ.get(contract.ENV_SERVICE, ""), os.environ.get(contract.ENV_POOL, ""))
+    )
+    port = int(wanted) + offset
+    try:
+        start_http_server(port, addr=os.environ.get(contract.ENV_METRICS_HOST, "0.0.0.0"), registry=registry)
+    except OSError as e:
+        log.error("no engine metrics: port %d cannot be used (%s)", port, e)
+        return None
+    return port

@@ -1,0 +1,128 @@
+"""What the engine counts: plain sums behind one lock, written by the step loop, read by the exporter's thread.
+
+Sums only, so that a step costs microseconds; nothing here knows Prometheus or vLLM. Widths (tile, bin) are in tokens
+of the model that runs: a paced tiny model passes them divided by its scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import ceil
+from threading import Lock
+
+from llmservice_core.latency import Work
+from llmservice_core.metric_names import FEATURES, KINDS
+
+PAIRS = tuple((i, j) for i in range(len(FEATURES)) for j in range(i, len(FEATURES)))
+MAX_SERIES = 64
+"""Class and target come from requests: a client must not be able to create series without end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What this engine can hold; constant while it runs."""
+
+    kv_tokens: int
+    max_batched_tokens: int
+    max_seqs: int
+    tile_tokens: int = 128
+    bin_tokens: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """Read off the scheduler at scrape time."""
+
+    waiting: int
+    prefills: int
+    decodes: int
+    hidden: int
+    unpulled_blocks: int
+    kv_usage: float
+
+
+@dataclass(slots=True)
+class KindSums:
+    """Sufficient statistics of one kind of step: least squares on them gives the same fit as on the steps."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    xx: list[float] = field(default_factory=lambda: [0.0] * len(PAIRS))
+    xy: list[float] = field(default_factory=lambda: [0.0] * len(FEATURES))
+
+
+@dataclass(slots=True)
+class Gaps:
+    """Token gaps of one class against one target."""
+
+    events: int = 0
+    good: int = 0
+
+
+def kind_of(w: Work) -> str:
+    """One of metric_names.KINDS."""
+    prefill, decode, mixed = KINDS
+    if not w.decodes:
+        return prefill
+    return mixed if w.new_tokens else decode
+
+
+def features(w: Work, tile_tokens: int) -> tuple[float, ...]:
+    """x of metric_names.FEATURES."""
+    return (
+        1.0,
+        float(ceil(w.tokens / tile_tokens)),
+        w.tokens / 1e3,
+        w.attention_tokens2 / 1e6,
+        w.decodes,
+        w.decode_kv_tokens / 1e3,
+    )
+
+
+class EngineNumbers:
+    """All counters of one engine. Methods are called by the step loop only; `lock` is for readers."""
+
+    def __init__(self, limits: Limits, live: Callable[[], Live]) -> None:
+        self.limits = limits
+        self.live = live
+        self.lock = Lock()
+        self.kinds: dict[str, KindSums] = {k: KindSums() for k in KINDS}
+        self.bins: dict[int, list[float]] = {}
+        self.gaps: dict[tuple[str, float], Gaps] = {}
+        self.bad_xargs = 0
+        self.hidden_decodes = 0
+        self.paced_steps = 0
+        self.pace_overruns = 0
+        self.pace_late_s = 0.0
+
+    def step(self, w: Work, seconds: float) -> None:
+        """Add one step that had tokens."""
+        x = features(w, self.limits.tile_tokens)
+        width = self.limits.bin_tokens
+        first = int((w.tokens - 1) // width) * width + 1
+        with self.lock:
+            sums = self.kinds[kind_of(w)]
+            sums.steps += 1
+            sums.seconds += seconds
+            for at, (i, j) in enumerate(PAIRS):
+                sums.xx[at] += x[i] * x[j]
+            for i, xi in enumerate(x):
+                sums.xy[i] += xi * seconds
+            cell = self.bins.setdefault(first, [0.0, 0.0])
+            cell[0] += 1
+            cell[1] += seconds
+
+    def gaps_of(self, class_name: str, target_s: float) -> Gaps | None:
+        """The counters of a class and target, at 0 when new; None once there are too many to keep."""
+        key = (class_name, target_s)
+        with self.lock:
+            if key not in self.gaps and len(self.gaps) >= MAX_SERIES:
+                return None
+            return self.gaps.setdefault(key, Gaps())
+
+    def paced(self, *, overran: bool, late_s: float) -> None:
+        with self.lock:
+            self.paced_steps += 1
+            self.pace_overruns += overran
+            self.pace_late_s += late_s

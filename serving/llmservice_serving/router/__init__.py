@@ -1,0 +1,1 @@
+"""The router: OpenAI API in front, prefill and decode (or mixed) engines behind."""

@@ -1,0 +1,25 @@
+"""The second port: /metrics for Prometheus, /healthz and /readyz for the kubelet. Not reachable for clients."""
+
+from aiohttp import web
+
+from llmservice_serving.router.state import Shared
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def make_app(shared: Shared) -> web.Application:
+    async def metrics(_: web.Request) -> web.Response:
+        fleet = shared.fleet
+        shared.metrics.set_endpoints((e.pool, fleet.state_of(e)) for e in fleet.snapshot())
+        return web.Response(body=shared.metrics.exposition(), headers={"Content-Type": TEXT})
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        why = shared.not_ready()
+        return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    return app

@@ -1,0 +1,96 @@
+"""The client's side of one request: its stream, opened with the first byte, and the judgement of its first token."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from llmservice_serving.router.errors import ClientGone, Refusal
+from llmservice_serving.router.sse import error_event
+
+LOG = logging.getLogger("llmservice.router")
+REQUEST_ID = "x-request-id"
+
+
+def log_line(level: int, event: str, **facts: Any) -> None:
+    """One line of JSON; facts that are None are left out."""
+    if LOG.isEnabledFor(level):
+        LOG.log(level, json.dumps({"event": event, **{k: v for k, v in facts.items() if v is not None}}))
+
+
+def refusal_response(refusal: Refusal, request_id: str | None = None) -> web.Response:
+    headers = {REQUEST_ID: request_id} if request_id else {}
+    if refusal.status == 503:
+        headers["Retry-After"] = "1"
+    return web.json_response(refusal.body(), status=refusal.status, headers=headers)
+
+
+class ClientStream:
+    """Nothing is sent before the first byte of an answer exists: until then a request may go to another engine."""
+
+    def __init__(self, request: web.Request, request_id: str):
+        self._request = request
+        headers = {"Cache-Control": "no-cache", REQUEST_ID: request_id}
+        self.response = web.StreamResponse(headers=headers)
+        self.response.content_type = "text/event-stream"
+        self.response.charset = "utf-8"
+
+    @property
+    def is_open(self) -> bool:
+        return self.response.prepared
+
+    async def write(self, data: bytes) -> None:
+        try:
+            if not self.is_open:
+                await self.response.prepare(self._request)
+            await self.response.write(data)
+        except (ConnectionError, RuntimeError) as error:
+            raise ClientGone(str(error)) from error
+
+    async def end(self) -> web.StreamResponse:
+        try:
+            await self.response.write_eof()
+        except (ConnectionError, RuntimeError) as error:
+            raise ClientGone(str(error)) from error
+        return self.response
+
+    async def fail(self, refusal: Refusal) -> web.StreamResponse:
+        """A last event that OpenAI clients raise as an error, then a clean close without [DONE]."""
+        await self.write(error_event(refusal.body()))
+        return await self.end()
+
+
+class TtftJudge:
+    """Judges one streaming request exactly once: by its first token, or by its target when that passes first.
+
+    A miss is therefore counted when it happens and not when an overloaded engine answers at last; and a client that
+    leaves before the target leaves no event.
+    """
+
+    def __init__(self, target_s: float, arrived_s: float, judge: Callable[[bool], None]):
+        self._judge, self._deadline_s = judge, arrived_s + target_s
+        loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = loop.call_later(
+            self._deadline_s - time.monotonic(), self._decide, False
+        )
+
+    def first_token(self) -> None:
+        self._decide(time.monotonic() <= self._deadline_s)
+
+    def failed(self) -> None:
+        self._decide(False)
+
+    def dismiss(self) -> None:
+        """The client left, or its request was wrong: no event."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _decide(self, is_good: bool) -> None:
+        if self._timer is not None:
+            self.dismiss()
+            self._judge(is_good)

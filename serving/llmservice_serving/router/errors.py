@@ -1,0 +1,78 @@
+"""The two ways a request fails: a person must change something (Refusal), or an engine failed (EngineFailure).
+
+Every answer that is not the engine's own has OpenAI's error shape. No I/O here.
+"""
+
+import json
+from typing import Any
+
+JSON = dict[str, Any]
+
+ENGINE_FIELDS = ("kv_transfer_params", "ec_transfer_params")
+"""Fields of an answer that are between engines and never the client's."""
+
+
+class Refusal(Exception):
+    """Ends the request with an HTTP status and a sentence for the client."""
+
+    def __init__(self, status: int, message: str, *, kind: str = "invalid_request_error", param: str | None = None):
+        super().__init__(message)
+        self.status, self.message, self.kind, self.param = status, message, kind, param
+
+    def body(self) -> JSON:
+        return error_body(self.status, self.message, self.kind, self.param)
+
+
+class Shed(Refusal):
+    """Refused for want of an engine: demand that was not served."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(503, message, kind="service_unavailable")
+        self.reason = reason
+
+
+class Passed(Refusal):
+    """An engine refused the request; its answer goes to the client as it is."""
+
+    def __init__(self, status: int, answer: JSON):
+        super().__init__(status, str(answer["error"].get("message", "")))
+        self.answer = answer
+
+    def body(self) -> JSON:
+        return self.answer
+
+
+class EngineFailure(Exception):
+    """An engine did not do its part. `had_request` tells whether it may have begun with it."""
+
+    def __init__(self, endpoint: str, reason: str, detail: str, *, had_request: bool, is_down: bool):
+        super().__init__(f"{endpoint}: {reason}: {detail}")
+        self.endpoint, self.reason, self.detail = endpoint, reason, detail
+        self.had_request, self.is_down = had_request, is_down
+
+    def refusal(self, *, has_begun: bool = False) -> Refusal:
+        """What the client is told; `has_begun`: it already has a part of the answer."""
+        status = 504 if self.reason == "timeout" else 502
+        end = "in the middle of the answer" if has_begun else "and no other could answer"
+        return Refusal(status, f"An engine failed ({self.reason}) {end}.", kind="engine_error")
+
+
+class ClientGone(Exception):
+    """The client closed its connection."""
+
+
+def error_body(status: int, message: str, kind: str, param: str | None = None) -> JSON:
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def as_openai(status: int, text: bytes) -> JSON:
+    """An engine's 4xx in OpenAI's shape, whatever shape it came in."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return error_body(status, text.decode(errors="replace")[:1000], "invalid_request_error")
+    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+        return answer
+    detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
+    message = detail if isinstance(detail, str) else json.dumps(detail)
+    return error_body(status, message, "invalid_request_error")

@@ -1,0 +1,207 @@
+"""One generation request from its route to its last byte: prefill and decode in two steps, or one step; retries.
+
+Failures are retried elsewhere only while the client has got nothing. Accounting of outcomes is in `handlers`.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+
+from aiohttp import web
+
+from llmservice_core.routing import NoRoute, Route, Waiting
+from llmservice_serving.router import rules, sse
+from llmservice_serving.router.client_side import REQUEST_ID, ClientStream, TtftJudge, log_line
+from llmservice_serving.router.errors import ENGINE_FIELDS, JSON, EngineFailure, Shed
+from llmservice_serving.router.fleet import Lease
+from llmservice_serving.router.state import Shared
+
+MAX_TAKEN = 2
+"""So many engines may fail while they have a request: one that kills engines must not visit them all."""
+
+
+class Flow:
+    """State of one request. Used once, by one task."""
+
+    def __init__(self, shared: Shared, ask: rules.Ask, stream: ClientStream, request_id: str, arrived_s: float):
+        self._shared, self._ask, self._stream = shared, ask, stream
+        self._request_id, self._arrived_s = request_id, arrived_s
+        self._prompt_tokens = shared.predicted_prompt(ask)
+        self._output_tokens = shared.predictor.output(ask.service_class.name, ask.limit_tokens)
+        self._tried: set[str] = set()
+        self._taken = 0
+        self._phase = ExitStack()
+        self._parts: dict[str, float] = {}
+        self._stream_has_token = False
+        self.judge: TtftJudge | None = None
+        if ask.is_stream:
+            c = ask.service_class
+            self.judge = TtftJudge(c.ttft.target_s, arrived_s, lambda ok: shared.metrics.judge_ttft(c, ok))
+        self.retries = 0
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._arrived_s
+
+    async def answer(self) -> web.StreamResponse:
+        """The client's response, or EngineFailure, Refusal, ClientGone."""
+        with self._phase:
+            while True:
+                route = await self._route()
+                try:
+                    return await self._serve(route)
+                except EngineFailure as failure:
+                    self._before_retry(failure, "prefill" if self._at_prefill(failure, route) else "decode")
+
+    def _at_prefill(self, failure: EngineFailure, route: Route) -> bool:
+        return route.prefill is not None and failure.endpoint == route.prefill.name
+
+    def _before_retry(self, failure: EngineFailure, phase: str) -> None:
+        """Raises the failure when it is final."""
+        if failure.is_down:
+            self._shared.fleet.exclude(failure.endpoint)
+        self._tried.add(failure.endpoint)
+        self._taken += failure.had_request
+        self.retries += 1
+        spent = self.retries >= self._shared.settings.max_attempts or self._taken >= MAX_TAKEN
+        if self._stream.is_open or spent:
+            raise failure
+        metrics = self._shared.metrics
+        metrics.retries.labels(metrics.service, phase, failure.reason).inc()
+        facts = {"class": self._ask.service_class.name, "engine": failure.endpoint, "reason": failure.reason}
+        age_s = round(self.age_s, 3)
+        log_line(
+            logging.WARNING, "retry", request=self._request_id, phase=phase, age_s=age_s, detail=failure.detail, **facts
+        )
+
+    async def _route(self) -> Route:
+        """A route, after a bounded wait if there is none. An engine that failed this request is the last resort."""
+        fleet, one_step = self._shared.fleet, self._ask.one_step is not None
+        end_s = time.monotonic() + self._shared.settings.wait_for_endpoint_s
+        while True:
+            route = fleet.choose(one_step=one_step, avoid=self._tried)
+            if isinstance(route, NoRoute):
+                route = fleet.choose(one_step=one_step)
+            if isinstance(route, Route):
+                return route
+            left_s = end_s - time.monotonic()
+            if left_s <= 0 or not await self._wait(left_s):
+                raise Shed(route.reason.value, route.message)
+
+    async def _wait(self, timeout_s: float) -> bool:
+        self._enter("queued", self._prompt_tokens)
+        target_s = self._ask.service_class.ttft.target_s
+        return await self._shared.fleet.wait(Waiting(arrived_s=self._arrived_s, ttft_s=target_s), timeout_s)
+
+    async def _serve(self, route: Route) -> web.StreamResponse:
+        if route.prefill is None:
+            return await self._one_step(route)
+        return await self._two_steps(route)
+
+    async def _two_steps(self, route: Route) -> web.StreamResponse:
+        """The decode engine is reserved before the prefill begins: finished KV blocks must not wait for a place."""
+        fleet = self._shared.fleet
+        with fleet.lease(route.decode, self._output_tokens) as decode:
+            started_s = time.monotonic()
+            kv_transfer_params = await self._prefill(route)
+            self._parts["prefill"] = time.monotonic() - started_s
+            instead = fleet.decode_instead(decode.endpoint)
+            if instead is not decode.endpoint and instead.name != decode.endpoint.name:
+                decode.move(instead)
+            self._enter("decode")
+            return await self._respond(decode, kv_transfer_params, part="first_decode")
+
+    async def _prefill(self, route: Route) -> JSON | None:
+        """The KV parameters as the engine gave them; None if it has none, then the decode engine computes all."""
+        assert route.prefill is not None
+        shared, ask = self._shared, self._ask
+        self._parts = {"queue": self.age_s}
+        self._enter("prefill", self._prompt_tokens)
+        with shared.fleet.lease(route.prefill, self._prompt_tokens):
+            body = rules.prefill_copy(ask, self.age_s)
+            timeout_s = shared.settings.prefill_timeout_s
+            reply = await shared.engines.post(route.prefill, ask.path, body, self._request_id, timeout_s)
+        shared.learn_prompt(ask, reply.get("usage") or {})
+        params = reply.get("kv_transfer_params")
+        return params if isinstance(params, dict) else None
+
+    async def _one_step(self, route: Route) -> web.StreamResponse:
+        """The engine computes prompt and answer. Without a stream nobody sees where the prompt ends: all is decode."""
+        self._parts = {"queue": self.age_s}
+        if self._ask.is_stream:
+            self._enter("prefill", self._prompt_tokens)
+        else:
+            self._enter("decode")
+        with self._shared.fleet.lease(route.decode, self._prompt_tokens + self._output_tokens) as lease:
+            return await self._respond(lease, None, part="prefill")
+
+    async def _respond(self, lease: Lease, kv: JSON | None, *, part: str) -> web.StreamResponse:
+        body = rules.decode_copy(self._ask, self.age_s, kv)
+        is_prompt_counted = part == "first_decode"
+        if self._ask.is_stream:
+            usage, response = await self._relay(lease, body, part)
+        else:
+            usage, response = await self._whole(lease, body)
+        if not is_prompt_counted:
+            self._shared.learn_prompt(self._ask, usage)
+        self._shared.learn_answer(self._ask, usage)
+        return response
+
+    async def _whole(self, lease: Lease, body: JSON) -> tuple[JSON, web.StreamResponse]:
+        shared = self._shared
+        timeout_s = shared.settings.answer_timeout_s
+        answer = await shared.engines.post(lease.endpoint, self._ask.path, body, self._request_id, timeout_s)
+        for field in ENGINE_FIELDS:
+            answer.pop(field, None)
+        response = web.json_response(answer, headers={REQUEST_ID: self._request_id})
+        return answer.get("usage") or {}, response
+
+    async def _relay(self, lease: Lease, body: JSON, part: str) -> tuple[JSON, web.StreamResponse]:
+        started_s = time.monotonic()
+        reader = sse.Reader(wants_usage=self._ask.wants_usage)
+        async with self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id) as chunks:
+            try:
+                async for tokens in self._copy(chunks, reader):
+                    if not self._stream_has_token:
+                        self._parts[part] = time.monotonic() - started_s
+                        self._first_token(lease)
+                    lease.progress(tokens)
+            except sse.StreamError as error:
+                raise self._broken(lease, "stream_error", str(error)) from error
+        if not reader.is_done:
+            raise self._broken(lease, "cut", "the stream ended before [DONE]")
+        return reader.usage, await self._stream.end()
+
+    def _broken(self, lease: Lease, reason: str, detail: str) -> EngineFailure:
+        return EngineFailure(lease.endpoint.name, reason, detail, had_request=True, is_down=False)
+
+    async def _copy(self, chunks: AsyncIterator[bytes], reader: sse.Reader) -> AsyncIterator[int]:
+        """Engine to client; yields how many tokens each write brought, once they are in the client's socket."""
+        cutter, gaps = sse.Cutter(), self._shared.metrics.gaps(self._ask.service_class.name)
+        seen, last_s = 0, 0.0
+        async for chunk in chunks:
+            shown = [e for e in map(reader.read, cutter.feed(chunk)) if e is not None]
+            if shown:
+                await self._stream.write(sse.END.join(shown) + sse.END)
+            if reader.tokens == seen:
+                continue
+            now_s = time.monotonic()
+            if seen:
+                gaps.observe(now_s - last_s)
+            yield reader.tokens - seen
+            seen, last_s = reader.tokens, now_s
+
+    def _first_token(self, lease: Lease) -> None:
+        self._stream_has_token = True
+        if self.judge:
+            self.judge.first_token()
+        self._shared.metrics.observe_ttft(self._ask.service_class.name, self.age_s, self._parts)
+        lease.progress(lease.work_tokens - self._output_tokens)
+        self._enter("decode")
+
+    def _enter(self, phase: str, waiting_tokens: float = 0.0) -> None:
+        """The request leaves its phase and is in another."""
+        self._phase.close()
+        metrics = self._shared.metrics
+        self._phase.enter_context(metrics.phase(self._ask.service_class.name, phase, waiting_tokens))

@@ -1,0 +1,180 @@
+"""The OpenAI API as HTTP handlers: read, run, account. Every request ends in exactly one outcome."""
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from aiohttp import web
+
+from llmservice_core.contract import HEADER_CLASS
+from llmservice_core.model import ServiceClass
+from llmservice_serving.router import rules
+from llmservice_serving.router.client_side import ClientStream, log_line, refusal_response
+from llmservice_serving.router.errors import ClientGone, EngineFailure, Refusal, Shed, error_body
+from llmservice_serving.router.flow import Flow
+from llmservice_serving.router.state import Shared
+
+GENERATE = ("/v1/completions", "/v1/chat/completions")
+PASS_THROUGH = ("/tokenize", "/detokenize")
+SIMPLE_TIMEOUT_S = 10.0
+CLIENT_GONE = 499
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Handlers:
+    """Bound to what all requests share."""
+
+    def __init__(self, shared: Shared):
+        self._shared = shared
+
+    def routes(self) -> list[web.RouteDef]:
+        posts = [*((path, self.generate) for path in GENERATE), *((path, self.pass_through) for path in PASS_THROUGH)]
+        return [*(web.post(path, handler) for path, handler in posts), web.get("/v1/models", self.models)]
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """One completion or chat completion, counted from its arrival to its end."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._shared.running.add(task)
+        try:
+            return await Generation(self._shared, request).run()
+        finally:
+            self._shared.running.discard(task)
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        """An engine's own list; while none is ready, the name the service promises."""
+        endpoint = next((e for e in self._shared.fleet.snapshot() if e.is_usable), None)
+        if endpoint is not None:
+            try:
+                status, text = await self._shared.engines.get(endpoint, "/v1/models", SIMPLE_TIMEOUT_S)
+                return web.Response(status=status, body=text, content_type="application/json")
+            except EngineFailure:
+                self._shared.fleet.exclude(endpoint.name)
+        config = self._shared.configured()
+        model = {"id": config.served_name, "object": "model", "created": 0, "owned_by": "llmservice"}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def pass_through(self, request: web.Request) -> web.StreamResponse:
+        """Tokenizing: any engine can, and nothing of it is timed."""
+        body = rules.clean(rules.parse(await request.read()))
+        usable = [e for e in self._shared.fleet.snapshot() if e.is_usable]
+        if not usable:
+            raise Shed("NoEndpoint", "No engine of this service is ready.")
+        endpoint = min(usable, key=lambda e: e.in_flight)
+        request_id = str(uuid.uuid4())
+        answer = await self._shared.engines.post(endpoint, request.path, body, request_id, SIMPLE_TIMEOUT_S)
+        return web.json_response(answer)
+
+
+class Generation:
+    """Accounting around one flow."""
+
+    def __init__(self, shared: Shared, request: web.Request):
+        self._shared, self._request = shared, request
+        self._arrived_s = time.monotonic()
+        self._request_id = uuid.uuid4().hex
+        self._class: ServiceClass | None = None
+        self._flow: Flow | None = None
+        self._stream = ClientStream(request, self._request_id)
+
+    async def run(self) -> web.StreamResponse:
+        try:
+            response = await self._answer()
+        except EngineFailure as failure:
+            return await self._failed(failure.refusal(has_begun=self._stream.is_open), "failed", str(failure))
+        except Refusal as refusal:
+            outcome = "shed" if isinstance(refusal, Shed) else "refused"
+            return await self._failed(refusal, outcome, refusal.message)
+        except web.HTTPRequestEntityTooLarge:
+            limit = self._shared.settings.max_body_bytes
+            return await self._failed(Refusal(413, f"The body is larger than {limit} bytes."), "refused", "body")
+        except (ClientGone, asyncio.CancelledError) as gone:
+            return await self._left(gone)
+        self._count(200, "ok")
+        log_line(logging.DEBUG, "ok", request=self._request_id, age_s=self._age_s())
+        return response
+
+    async def _answer(self) -> web.StreamResponse:
+        shared = self._shared
+        self._class = shared.configured().class_for(self._request.headers.get(HEADER_CLASS))
+        self._count_arrival()
+        ask = rules.read(self._request.path, await self._request.read(), self._class)
+        self._flow = Flow(shared, ask, self._stream, self._request_id, self._arrived_s)
+        return await self._flow.answer()
+
+    async def _failed(self, refusal: Refusal, outcome: str, detail: str) -> web.StreamResponse:
+        """The client gets a status with a sentence, or an error event if its stream has begun."""
+        if self._flow and self._flow.judge:
+            is_miss = outcome in ("failed", "shed")
+            self._flow.judge.failed() if is_miss else self._flow.judge.dismiss()
+        if isinstance(refusal, Shed):
+            metrics = self._shared.metrics
+            metrics.shed.labels(metrics.service, self._class_name, refusal.reason).inc()
+        if not self._stream.is_open:
+            self._end(refusal.status, outcome, detail)
+            return refusal_response(refusal, self._request_id)
+        self._end(200, outcome, detail)
+        with suppress(ClientGone):
+            await self._stream.fail(refusal)
+        return self._stream.response
+
+    async def _left(self, gone: BaseException) -> web.StreamResponse:
+        """The client went away, or this router must stop and its streams are cut with a word."""
+        if self._shared.is_cutting and isinstance(gone, asyncio.CancelledError):
+            return await self._failed(
+                Refusal(503, "The router is stopping.", kind="service_unavailable"), "failed", "stop"
+            )
+        if self._flow and self._flow.judge:
+            self._flow.judge.dismiss()
+        self._count(CLIENT_GONE, "client_gone")
+        log_line(logging.DEBUG, "client_gone", request=self._request_id, age_s=self._age_s())
+        if isinstance(gone, asyncio.CancelledError):
+            raise gone
+        return self._stream.response
+
+    @property
+    def _class_name(self) -> str:
+        """Empty for a request whose class never became known: a label that a client cannot choose."""
+        return self._class.name if self._class else ""
+
+    def _count_arrival(self) -> None:
+        metrics = self._shared.metrics
+        metrics.arrivals.labels(metrics.service, self._class_name).inc()
+
+    def _count(self, code: int, outcome: str) -> None:
+        metrics = self._shared.metrics
+        metrics.requests.labels(metrics.service, self._class_name, str(code), outcome).inc()
+
+    def _end(self, code: int, outcome: str, detail: str) -> None:
+        self._count(code, outcome)
+        level = logging.INFO if outcome == "refused" else logging.WARNING
+        facts = {"class": self._class_name, "code": code, "age_s": self._age_s(), "detail": detail}
+        retries = self._flow.retries if self._flow else 0
+        log_line(level, outcome, request=self._request_id, path=self._request.path, retries=retries, **facts)
+
+    def _age_s(self) -> float:
+        return round(time.monotonic() - self._arrived_s, 3)
+
+
+@web.middleware
+async def openai_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What no handler answers, in OpenAI's shape too."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return refusal_response(refusal)
+    except EngineFailure as failure:
+        return refusal_response(failure.refusal())
+    except web.HTTPException as error:
+        message = _unknown(request) if error.status in (404, 405) else error.reason
+        body = json.dumps(error_body(error.status, message, "invalid_request_error"))
+        return web.Response(status=error.status, text=body, content_type="application/json")
+
+
+def _unknown(request: web.Request) -> str:
+    served = ", ".join(("GET /v1/models", *(f"POST {path}" for path in (*GENERATE, *PASS_THROUGH))))
+    return f"This service does not answer {request.method} {request.path}; it answers: {served}."

@@ -1,0 +1,169 @@
+"""What may go to an engine and in which form: pure functions on the JSON body of a request.
+
+A body names neither its class nor a KV host here: whatever a client wrote into fields that engines trust is dropped.
+Why a request cannot be split into prefill and decode is decided here too; where it goes then is core/routing.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmservice_core.contract import (
+    STRIPPED_FIELDS,
+    XARG_AGE_S,
+    XARG_CLASS,
+    XARG_TBT_S,
+    XARG_TTFT_S,
+)
+from llmservice_core.model import ServiceClass
+from llmservice_serving.router.errors import JSON, Refusal
+
+TRUSTED_FIELDS = (*STRIPPED_FIELDS, "ec_transfer_params", "request_id")
+"""`ec_transfer_params` names a host like `kv_transfer_params` does; a chosen `request_id` could be somebody else's."""
+
+REMOTE_DECODE = {
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
+}
+"""Asks a prefill engine to keep the KV blocks for a decode engine (vLLM 0.32, NixlConnector)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A request after reading: the cleaned body and what the router needs to know of it."""
+
+    path: str
+    body: JSON
+    service_class: ServiceClass
+    is_stream: bool
+    wants_usage: bool
+    prompt_bytes: int
+    prompt_tokens: int | None
+    """Known only when the prompt came as token ids."""
+    limit_tokens: int | None
+    one_step: str | None
+    """Why the request cannot be split into prefill and decode, None when it can."""
+
+
+def read(path: str, raw: bytes, service_class: ServiceClass) -> Ask:
+    body = clean(parse(raw))
+    is_stream = body.get("stream") is True
+    options = body.get("stream_options")
+    size, exact = prompt_size(body)
+    return Ask(
+        path=path,
+        body=body,
+        service_class=service_class,
+        is_stream=is_stream,
+        wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        prompt_bytes=size,
+        prompt_tokens=exact,
+        limit_tokens=_limit(body),
+        one_step=why_one_step(body),
+    )
+
+
+def parse(raw: bytes) -> JSON:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"The body is not JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise Refusal(400, "The body must be a JSON object.")
+    return body
+
+
+def clean(body: JSON) -> JSON:
+    """Without the fields that engines trust. Re-serialised later, so a doubled key cannot smuggle one through."""
+    return {key: value for key, value in body.items() if key not in TRUSTED_FIELDS}
+
+
+def why_one_step(body: JSON) -> str | None:
+    """The rules of disaggregation: one prompt, one answer, and nothing that only the prefill step can compute."""
+    return next((why for why in _obstacles(body)), None)
+
+
+def _obstacles(body: JSON) -> Iterator[str]:
+    if is_list_of_prompts(body.get("prompt")):
+        yield "a list of prompts"
+    for field, least in (("n", 1), ("best_of", 1)):
+        if _number(body.get(field)) > least:
+            yield f"{field} > {least}"
+    for field in ("echo", "use_beam_search"):
+        if body.get(field):
+            yield field
+    # 0 asks for the log probability of each prompt token itself, so it counts as set.
+    if body.get("prompt_logprobs") is not None:
+        yield "prompt_logprobs"
+    if body.get("prompt_embeds") is not None:
+        yield "prompt_embeds"
+
+
+def is_list_of_prompts(prompt: object) -> bool:
+    """`["a", "b"]` or `[[1, 2], [3]]`; one prompt in a list is one prompt, and `[1, 2]` are its tokens."""
+    return isinstance(prompt, list) and len(prompt) > 1 and not all(isinstance(p, int) for p in prompt)
+
+
+def prefill_copy(ask: Ask, age_s: float) -> JSON:
+    """The request as the prefill engine gets it: computes the prompt, one token, keeps the blocks."""
+    dropped = ("stream", "stream_options", "min_tokens")
+    kept = {key: value for key, value in ask.body.items() if key not in dropped}
+    one_token = {"max_tokens": 1, "max_completion_tokens": 1}
+    return {**kept, **one_token, "vllm_xargs": xargs(ask, age_s), "kv_transfer_params": dict(REMOTE_DECODE)}
+
+
+def decode_copy(ask: Ask, age_s: float, kv_transfer_params: JSON | None = None) -> JSON:
+    """The request as the engine gets it that answers; `kv_transfer_params` exactly as the prefill engine gave them."""
+    ours: JSON = {"vllm_xargs": xargs(ask, age_s)}
+    if kv_transfer_params is not None:
+        ours["kv_transfer_params"] = kv_transfer_params
+    if ask.is_stream:
+        ours["stream_options"] = stream_options(ask)
+    return {**ask.body, **ours}
+
+
+def stream_options(ask: Ask) -> JSON:
+    """Usage is always asked for; the router learns from it and hides it from a client that did not ask."""
+    asked = ask.body.get("stream_options")
+    return {**asked, "include_usage": True} if ask.wants_usage and asked else {"include_usage": True}
+
+
+def xargs(ask: Ask, age_s: float) -> JSON:
+    c = ask.service_class
+    return {
+        XARG_CLASS: c.name,
+        XARG_TTFT_S: c.ttft.target_s,
+        XARG_TBT_S: c.tbt.target_s,
+        XARG_AGE_S: round(age_s, 6),
+    }
+
+
+def prompt_size(body: JSON) -> tuple[int, int | None]:
+    """Bytes of text in the prompt, and its tokens where the client sent token ids."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and prompt and all(isinstance(p, int) for p in prompt):
+        return 0, len(prompt)
+    if isinstance(prompt, list) and prompt and all(isinstance(p, list) for p in prompt):
+        return 0, sum(len(p) for p in prompt)
+    return sum(_text_bytes(body.get(field)) for field in ("prompt", "messages", "tools")), None
+
+
+def _text_bytes(value: object) -> int:
+    if isinstance(value, str):
+        return len(value.encode(errors="replace"))
+    if isinstance(value, dict):
+        return sum(_text_bytes(v) for v in value.values())
+    return sum(_text_bytes(v) for v in value) if isinstance(value, list) else 0
+
+
+def _limit(body: JSON) -> int | None:
+    given = [v for v in (body.get("max_completion_tokens"), body.get("max_tokens")) if isinstance(v, int)]
+    return given[0] if given else None
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

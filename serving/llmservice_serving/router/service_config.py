@@ -1,0 +1,64 @@
+"""What the router knows of its LLMService: names and classes. Read from the manifest, never from pydantic's model.
+
+The API server has already refused what is wrong; a manifest that still cannot be read is reported and the last good
+one stays in force.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmservice_api.durations import seconds
+from llmservice_core.contract import HEADER_CLASS
+from llmservice_core.model import ServiceClass, Slo
+from llmservice_serving.router.errors import Refusal
+
+
+class BadManifest(ValueError):
+    """The manifest lacks what a router needs; the message says what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    served_name: str
+    classes: tuple[ServiceClass, ...]
+
+    @property
+    def default(self) -> ServiceClass:
+        return next(c for c in self.classes if c.is_default)
+
+    def class_for(self, header: str | None) -> ServiceClass:
+        """The class a request asks for, the default when it asks for none."""
+        if header is None:
+            return self.default
+        for c in self.classes:
+            if c.name == header:
+                return c
+        known = ", ".join(c.name for c in self.classes)
+        raise Refusal(400, f"Header {HEADER_CLASS}: there is no class {header!r}; use one of: {known}.")
+
+
+def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
+    try:
+        spec = manifest["spec"]
+        classes = tuple(_class(c) for c in spec["classes"])
+        served_name = spec["model"].get("servedName") or manifest["metadata"]["name"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadManifest(f"LLMService cannot be read: {type(error).__name__}: {error}") from error
+    if sum(c.is_default for c in classes) != 1:
+        raise BadManifest("LLMService needs exactly one class with default: true")
+    return ServiceConfig(served_name=served_name, classes=classes)
+
+
+def _class(entry: Mapping[str, Any]) -> ServiceClass:
+    return ServiceClass(
+        name=entry["name"],
+        ttft=_slo(entry["ttft"]),
+        tbt=_slo(entry["tbt"]),
+        weight=float(entry.get("weight", 1)),
+        is_default=bool(entry.get("default", False)),
+    )
+
+
+def _slo(entry: Mapping[str, Any]) -> Slo:
+    return Slo(target_s=seconds(entry["target"]), percentile=float(entry["percentile"]))

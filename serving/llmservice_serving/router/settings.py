@@ -1,0 +1,88 @@
+"""Every knob of the router, read once at start from the command line or the environment. Never changed afterwards."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from llmservice_core.contract import ENV_SERVICE, PORT_ENGINE_HTTP, PORT_ROUTER_HTTP, PORT_ROUTER_METRICS
+from llmservice_core.routing import Policy
+
+PREFIX = "LLMSERVICE_ROUTER_"
+
+
+def _knob(default: object, what: str) -> Any:
+    return field(default=default, metadata={"help": what})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """A field is the flag `--its-name`, or the environment variable LLMSERVICE_ROUTER_ITS_NAME."""
+
+    service: str = _knob("", f"<namespace>/<name> of the LLMService; default from {ENV_SERVICE}")
+    config: str = _knob("", "file with the LLMService manifest, instead of reading it through the API server")
+    kubeconfig: str = _knob("", "kubeconfig file; default: the pod's ServiceAccount, else KUBECONFIG")
+    context: str = _knob("", "context in that kubeconfig; default: its current one")
+    prefill: tuple[str, ...] = _knob((), "URL of a prefill engine, instead of watching pods; may be repeated")
+    decode: tuple[str, ...] = _knob((), "URL of a decode engine; may be repeated")
+    mixed: tuple[str, ...] = _knob((), "URL of a mixed engine; may be repeated")
+    host: str = _knob("0.0.0.0", "address to listen on")
+    port: int = _knob(PORT_ROUTER_HTTP, "port of the OpenAI API")
+    metrics_port: int = _knob(PORT_ROUTER_METRICS, "port of /metrics, /healthz and /readyz")
+    engine_port: int = _knob(PORT_ENGINE_HTTP, "port of the engines' HTTP server in watched pods")
+    policy: str = _knob(Policy.SHORTEST_QUEUE.value, "jsq (shortest queue by predicted work) or random")
+    log_level: str = _knob("INFO", "DEBUG also logs each good request")
+    wait_for_endpoint_s: float = _knob(10.0, "a request waits this long when no engine can take it, then 503")
+    exclude_s: float = _knob(2.0, "an engine that failed gets nothing new for this long")
+    max_attempts: int = _knob(3, "routes tried per request while nothing was sent to the client")
+    connect_timeout_s: float = _knob(2.0, "time to connect to an engine in the same cluster")
+    prefill_timeout_s: float = _knob(120.0, "queue in the prefill engine included")
+    idle_timeout_s: float = _knob(300.0, "longest silence of a streaming engine; its queue included")
+    answer_timeout_s: float = _knob(1800.0, "whole answer of a request that does not stream")
+    max_body_bytes: int = _knob(8 << 20, "a larger request is refused with 413")
+    drain_delay_s: float = _knob(3.0, "after SIGTERM still accepting this long: others learn of it with a delay")
+    drain_limit_s: float = _knob(120.0, "after SIGTERM streams get this long to end")
+
+    @property
+    def has_static_engines(self) -> bool:
+        return bool(self.prefill or self.decode or self.mixed)
+
+
+def read(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Command line over environment over default."""
+    parser = argparse.ArgumentParser(prog="python -m llmservice_serving.router", description=__doc__)
+    for f in fields(Settings):
+        parser.add_argument(f"--{f.name.replace('_', '-')}", help=f.metadata["help"], **_argument(f.default, f.name))
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    chosen: dict[str, Any] = {**_from_environment(environ), **given}
+    if chosen.get("policy", Policy.SHORTEST_QUEUE) not in set(Policy):
+        parser.error(f"--policy is one of: {', '.join(Policy)}")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
+    return Settings(**values)
+
+
+def _argument(default: Any, name: str) -> dict[str, Any]:
+    if isinstance(default, tuple):
+        return {"action": "append", "metavar": "URL"}
+    return {"type": type(default), "metavar": name.rpartition("_")[2].upper()}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"service": environ[ENV_SERVICE]} if environ.get(ENV_SERVICE) else {}
+    for f in fields(Settings):
+        default: Any = f.default
+        text = environ.get(PREFIX + f.name.upper())
+        # Kubernetes writes LLMSERVICE_ROUTER_PORT=tcp://... into pods beside a Service called llmservice-router.
+        if text and not text.startswith("tcp://"):
+            found[f.name] = (
+                tuple(text.split(",")) if isinstance(default, tuple) else _parsed(f.name, text, type(default))
+            )
+    return found
+
+
+def _parsed(name: str, text: str, kind: type[Any]) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"{PREFIX}{name.upper()} must be of type {kind.__name__}, not {text!r}") from error

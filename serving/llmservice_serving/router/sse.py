@@ -1,0 +1,71 @@
+"""Server-sent events of a vLLM stream: cut into events, read what the router must know, hide what is not the client's.
+
+Bytes in, bytes out; no I/O. Most events pass untouched and unparsed.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmservice_serving.router.errors import ENGINE_FIELDS
+
+END = b"\n\n"
+DONE = b"data: [DONE]"
+DATA = b"data: "
+
+
+class StreamError(Exception):
+    """The engine reported an error inside its stream."""
+
+
+def error_event(body: dict[str, Any]) -> bytes:
+    return DATA + json.dumps(body).encode() + END
+
+
+class Cutter:
+    """Whole events out of network chunks that break anywhere."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        *whole, self._rest = (self._rest + chunk).split(END)
+        return whole
+
+
+@dataclass(slots=True, kw_only=True)
+class Reader:
+    """Passes events on and remembers what they said."""
+
+    wants_usage: bool
+    usage: dict[str, Any] = field(default_factory=dict)
+    tokens: int = 0
+    """Events with content. An event is about one token (vLLM may merge several)."""
+    is_done: bool = False
+
+    def read(self, event: bytes) -> bytes | None:
+        """The event as the client may see it, None to drop it. StreamError if the engine reports an error."""
+        if not event.startswith(DATA):
+            return event
+        if event == DONE:
+            self.is_done = True
+            return event
+        if b'"usage":{' in event or b"_transfer_params" in event or event.startswith(b'data: {"error"'):
+            return self._read_json(event)
+        self.tokens += 1
+        return event
+
+    def _read_json(self, event: bytes) -> bytes | None:
+        data: dict[str, Any] = json.loads(event[len(DATA) :])
+        if data.get("error"):
+            raise StreamError(json.dumps(data["error"]))
+        for name in ENGINE_FIELDS:
+            data.pop(name, None)
+        self.usage = data.get("usage") or self.usage
+        if data.get("choices"):
+            self.tokens += 1
+        elif not self.wants_usage:
+            return None
+        if not self.wants_usage:
+            data.pop("usage", None)
+        return DATA + json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()

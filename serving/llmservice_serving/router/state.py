@@ -1,0 +1,83 @@
+"""What all requests of one router share. No behaviour beyond learning from `usage`."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmservice_core.routing import Predictor
+from llmservice_serving.router.engines import Engines
+from llmservice_serving.router.errors import Shed
+from llmservice_serving.router.fleet import Fleet
+from llmservice_serving.router.metrics import Metrics
+from llmservice_serving.router.rules import Ask
+from llmservice_serving.router.service_config import ServiceConfig
+from llmservice_serving.router.settings import Settings
+
+
+@dataclass(slots=True, kw_only=True)
+class Shared:
+    """`config` None: the LLMService has not been read yet."""
+
+    settings: Settings
+    fleet: Fleet
+    engines: Engines
+    metrics: Metrics
+    config: ServiceConfig | None = None
+    predictor: Predictor = field(default_factory=lambda: Predictor(output_tokens={}))
+    are_engines_synced: bool = False
+    is_stopping: bool = False
+    is_closed: bool = False
+    """Nothing new is accepted any more."""
+    is_cutting: bool = False
+    """The time for open streams is over: they end with an error event."""
+    running: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Tasks of requests in work; what a stopping router waits for."""
+
+    def use(self, config: ServiceConfig) -> None:
+        """A new version of the LLMService is in force for requests from now on."""
+        if config != self.config:
+            self.config = config
+            self.metrics.start_classes(config.classes)
+
+    def configured(self) -> ServiceConfig:
+        if self.is_closed:
+            raise Shed("Stopping", "This router is stopping; send the request again.")
+        if self.config is None:
+            raise Shed("NotConfigured", "The router has not read its LLMService yet; try again in a moment.")
+        return self.config
+
+    def not_ready(self) -> str | None:
+        """Why this router should get no traffic, None when it should."""
+        if self.is_stopping:
+            return "stopping"
+        if self.config is None:
+            return "the LLMService has not been read"
+        return None if self.are_engines_synced else "the list of engines has not been read"
+
+    def predicted_prompt(self, ask: Ask) -> float:
+        """Whole tokens: sums that go up and down must come back to exactly 0."""
+        exact = ask.prompt_tokens
+        return float(exact) if exact is not None else float(round(self.predictor.prompt(ask.prompt_bytes)))
+
+    def learn_prompt(self, ask: Ask, usage: dict[str, Any]) -> None:
+        """A prefill has ended and says what it was."""
+        tokens = usage.get("prompt_tokens")
+        if not isinstance(tokens, int):
+            return
+        service, name = self.metrics.service, ask.service_class.name
+        self.metrics.prompts.labels(service, name).inc()
+        self.metrics.prompt_tokens.labels(service, name).inc(tokens)
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        self.metrics.cached_tokens.labels(service, name).inc(cached or 0)
+        if ask.prompt_tokens is None:
+            self.predictor = self.predictor.learn_prompt(ask.prompt_bytes, tokens)
+
+    def learn_answer(self, ask: Ask, usage: dict[str, Any]) -> None:
+        """An answer has ended whole."""
+        tokens = usage.get("completion_tokens")
+        if not isinstance(tokens, int):
+            return
+        service, name = self.metrics.service, ask.service_class.name
+        self.metrics.answers.labels(service, name).inc()
+        self.metrics.output_tokens.labels(service, name).inc(tokens)
+        self.predictor = self.predictor.learn_output(name, tokens)

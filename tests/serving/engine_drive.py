@@ -1,0 +1,160 @@
+"""Runs inside the engine environment: vLLM's scheduler classes without a model. Prints what happened as JSON.
+
+python engine_drive.py signatures
+python engine_drive.py drive CLASS,POLICY,sync|async,KV_BLOCKS ...     CLASS: ours | stock; one result for each
+python engine_drive.py cost CLASS POLICY RUNNING                   microseconds of CPU per step, pure decode
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+BLOCK, BUDGET = 16, 128
+MODEL = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmservice" / "models" / "tiny"
+
+
+def signatures() -> dict[str, Any]:
+    """Every method of vLLM that we override: their parameters and ours."""
+    from llmservice_serving.vllm_scheduler import SLAI
+
+    ours = {name: f for name, f in vars(SLAI).items() if inspect.isfunction(f) and hasattr(Scheduler, name)}
+    ours.pop("__init__")
+    return {name: {"ours": parameters(f), "vllm": parameters(getattr(Scheduler, name))} for name, f in ours.items()}
+
+
+def parameters(function: Any) -> list[str]:
+    return [p.name if p.default is p.empty else f"{p.name}={p.default}"
+            for p in inspect.signature(function).parameters.values()]  # fmt: skip
+
+
+def scheduler(which: str, *, is_async: bool, blocks: int, seqs: int = 16) -> Any:
+    model = ModelConfig(model=str(MODEL), dtype="float32", seed=0, max_model_len=2048, enforce_eager=True)
+    plan = SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=max(BUDGET, seqs), max_model_len=2048,
+                           enable_chunked_prefill=True, is_encoder_decoder=False,
+                           async_scheduling=is_async)  # fmt: skip
+    cache = CacheConfig(block_size=BLOCK, gpu_memory_utilization=0.9, cache_dtype="auto", enable_prefix_caching=False)
+    config = VllmConfig(scheduler_config=plan, model_config=model, cache_config=cache,
+                        parallel_config=ParallelConfig(), device_config=DeviceConfig("cpu"))  # fmt: skip
+    config.scheduler_config.async_scheduling = is_async  # the CPU platform switches it off; no model runs here
+    cache.num_gpu_blocks = blocks
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    kv = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
+    kind = (AsyncScheduler if is_async else Scheduler) if which == "stock" else _ours()
+    return kind(vllm_config=config, kv_cache_config=kv, structured_output_manager=StructuredOutputManager(config),
+                block_size=BLOCK, log_stats=False)  # fmt: skip
+
+
+def _ours() -> Any:
+    from llmservice_serving.vllm_scheduler import SLAI
+
+    return SLAI
+
+
+def request(name: str, prompt: int, answer: int, tbt_s: float | None) -> Request:
+    extra = {"class": "c", "tbt_s": tbt_s} if tbt_s else None
+    params = SamplingParams(max_tokens=answer, ignore_eos=True, extra_args=extra)
+    params.update_from_generation_config({}, eos_token_id=2)
+    return Request(request_id=name, prompt_token_ids=[5] * prompt, sampling_params=params, pooling_params=None)
+
+
+def result(output: Any, requests: dict[str, Request]) -> ModelRunnerOutput:
+    """What a model would return: a token for each request whose known tokens are all computed."""
+    ids = list(output.num_scheduled_tokens)
+    tokens = [[7] if output.samples[i] else [] for i in ids]
+    return ModelRunnerOutput(req_ids=ids, req_id_to_index={r: i for i, r in enumerate(ids)}, sampled_token_ids=tokens)
+
+
+def drive(which: str, is_async: bool, blocks: int) -> dict[str, Any]:
+    """Forty requests arriving over the steps, small KV cache; the model takes 2 ms per step."""
+    s = scheduler(which, is_async=is_async, blocks=blocks)
+    requests = {r.request_id: r for r in arrivals()}
+    waiting, flight, log = deque(requests.values()), deque[Any](), []
+    for step in range(20_000):
+        if waiting and step % 3 == 0:
+            s.add_request(waiting.popleft())
+        if s.has_requests():
+            output = s.schedule()
+            output.samples = {i: not requests[i].is_prefill_chunk for i in output.num_scheduled_tokens}
+            log.append(dict(output.num_scheduled_tokens))
+            flight.append(output)
+        while flight and (len(flight) > is_async or not s.has_unfinished_requests()):
+            time.sleep(0.002)
+            landed = flight.popleft()
+            s.update_from_output(landed, result(landed, requests))
+        if not waiting and not s.has_unfinished_requests() and not flight:
+            break
+    numbers = s._clock.numbers if which == "ours" else None
+    return {
+        "class": type(s).__name__,
+        "is_async": isinstance(s, AsyncScheduler),
+        "lengths": {i: r.num_output_tokens for i, r in requests.items()},
+        "wanted": {i: r.max_tokens for i, r in requests.items()},
+        "batches": log,
+        "preemptions": sum(r.num_preemptions for r in requests.values()),
+        "blocks_in_use": blocks - 1 - s.kv_cache_manager.block_pool.get_num_free_blocks(),
+        "hidden": numbers.hidden_decodes if numbers else 0,
+        "seats_left": len(s._seats._seats) if numbers else 0,
+    }
+
+
+def _drive(which: str, policy: str, timing: str, blocks: str) -> dict[str, Any]:
+    os.environ["LLMSERVICE_POLICY"] = policy
+    return drive(which, timing == "async", int(blocks))
+
+
+def arrivals() -> Iterator[Request]:
+    for i in range(40):
+        yield request(f"r{i}", 20 + 53 * i % 400, 5 + 11 * i % 60, (None, 0.5, 0.05, 0.5)[i % 4])
+
+
+def cost(which: str, running: int) -> dict[str, float]:
+    s = scheduler(which, is_async=False, blocks=30_000, seqs=running)
+    requests = {f"r{i}": request(f"r{i}", 4, 1500, 0.5) for i in range(running)}
+    for r in requests.values():
+        s.add_request(r)
+    spent, steps = 0.0, 600
+    for step in range(steps + 100):
+        began = time.thread_time()
+        output = s.schedule()
+        between = time.thread_time()
+        output.samples = {i: not requests[i].is_prefill_chunk for i in output.num_scheduled_tokens}
+        answer = result(output, requests)
+        resumed = time.thread_time()
+        s.update_from_output(output, answer)
+        if step >= 100:
+            spent += between - began + time.thread_time() - resumed
+    return {"us_per_step": spent / steps * 1e6}
+
+
+def main(arguments: list[str]) -> Any:
+    match arguments:
+        case ["signatures"]:
+            return signatures()
+        case ["drive", *runs]:
+            return [_drive(*run.split(",")) for run in runs]
+        case ["cost", which, policy, running]:
+            os.environ["LLMSERVICE_POLICY"] = policy
+            return cost(which, int(running))
+    raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1:])))

@@ -1,0 +1,247 @@
+"""Pace, step clock and engine counters, without an engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmservice_core.latency import Work, work
+from llmservice_core.step_models import step_model
+from llmservice_serving import engine_steps, pace
+from llmservice_serving.engine_numbers import MAX_SERIES, PAIRS, EngineNumbers, Limits, Live, features, kind_of
+from llmservice_serving.engine_seats import Seat, Seats
+from llmservice_serving.engine_steps import StepClock
+from llmservice_serving.engine_targets import Targets, parse
+from llmservice_serving.pace import Lateness, Pace
+from llmservice_serving.pace import parse as parse_pace
+
+MODEL = "rtx4090-mistral-7b"
+LIMITS = Limits(kv_tokens=1000, max_batched_tokens=64, max_seqs=8, tile_tokens=16, bin_tokens=8)
+CHUNK, DECODES = work([(32, 16)]), work([], [100, 50])
+
+
+def numbers() -> EngineNumbers:
+    idle = Live(waiting=0, prefills=0, decodes=0, hidden=0, unpulled_blocks=0, kv_usage=0.0)
+    return EngineNumbers(LIMITS, lambda: idle)
+
+
+class Clock:
+    """Stands in for the time module: sleeping is what makes time pass."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.oversleep_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds + self.oversleep_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(pace, "time", made)
+    monkeypatch.setattr(engine_steps, "time", made)
+    return made
+
+
+@pytest.fixture
+def steps(clock: Clock) -> StepClock:
+    made = StepClock()
+    made.numbers = numbers()
+    return made
+
+
+class TestPace:
+    def test_name_and_scale(self) -> None:
+        assert parse_pace(f"{MODEL}, scale=8") == Pace(model=step_model(MODEL), scale=8)
+        assert parse_pace(MODEL).scale == 1
+
+    @pytest.mark.parametrize("text", ["rtx9090", f"{MODEL},scale=0", f"{MODEL},scale=x", f"{MODEL},speed=2"])
+    def test_what_makes_no_sense_is_refused_with_a_sentence(self, text: str) -> None:
+        with pytest.raises(ValueError, match="LLMSERVICE_PACE"):
+            parse_pace(text)
+
+    def test_a_tiny_step_lasts_as_long_as_the_real_one(self) -> None:
+        assert Pace(model=step_model(MODEL), scale=8).duration_s(CHUNK) == step_model(MODEL).step_s([(256, 128)])
+
+    def test_waits_out_the_rest_and_tells_when_there_is_none(self, clock: Clock) -> None:
+        card = Pace(model=step_model(MODEL), scale=8)
+        assert card.wait(CHUNK, clock.now_s - 0.005) == Lateness(overran=False, late_s=0.0)
+        assert clock.now_s == pytest.approx(card.duration_s(CHUNK) - 0.005)
+        late = card.wait(CHUNK, clock.now_s - 1)
+        assert late.overran
+        assert late.late_s == pytest.approx(1 - card.duration_s(CHUNK))
+
+
+class TestStepClock:
+    def fly(self, steps: StepClock, clock: Clock, w: Work, seconds: float, *, has_more: bool) -> None:
+        flight = steps.depart(clock.now_s)
+        flight.ticket = ticket = object()
+        steps.work(w)
+        clock.sleep(seconds)
+        steps.rest(steps.land(ticket), has_more=has_more)
+
+    def test_while_busy_a_step_counts_from_the_end_of_the_one_before(self, steps: StepClock, clock: Clock) -> None:
+        self.fly(steps, clock, DECODES, 0.01, has_more=True)
+        clock.sleep(0.03)
+        self.fly(steps, clock, DECODES, 0.01, has_more=False)
+        assert seconds(steps, "decode") == pytest.approx(0.05)
+
+    def test_idle_time_is_nobodys(self, steps: StepClock, clock: Clock) -> None:
+        self.fly(steps, clock, DECODES, 0.01, has_more=False)
+        clock.sleep(30)
+        self.fly(steps, clock, CHUNK, 0.02, has_more=False)
+        assert seconds(steps, "prefill") == pytest.approx(0.02)
+
+    def test_steps_that_overlap_share_the_time_between_their_ends(self, steps: StepClock, clock: Clock) -> None:
+        """Async scheduling: the second departs before the first lands."""
+        tickets = [object(), object()]
+        for ticket in tickets:
+            steps.depart(clock.now_s).ticket = ticket
+            steps.work(DECODES)
+        for ticket in tickets:
+            clock.sleep(0.01)
+            steps.rest(steps.land(ticket), has_more=True)
+        assert seconds(steps, "decode") == pytest.approx(0.02)
+
+    def test_a_step_that_was_dropped_is_skipped(self, steps: StepClock, clock: Clock) -> None:
+        steps.depart(clock.now_s).ticket = object()
+        self.fly(steps, clock, DECODES, 0.01, has_more=False)
+        assert seconds(steps, "decode") == pytest.approx(0.01)
+
+    def test_a_paced_step_lasts_as_long_as_the_card_and_an_overrun_is_counted(
+        self, steps: StepClock, clock: Clock
+    ) -> None:
+        steps.pace = Pace(model=step_model(MODEL), scale=8)
+        self.fly(steps, clock, CHUNK, 0.001, has_more=True)
+        assert seconds(steps, "prefill") == pytest.approx(steps.pace.duration_s(CHUNK))
+        self.fly(steps, clock, CHUNK, 1.0, has_more=True)
+        assert steps.numbers is not None
+        assert (steps.numbers.paced_steps, steps.numbers.pace_overruns) == (2, 1)
+
+    def test_a_late_wake_up_is_no_overrun_but_its_time_is_counted(self, steps: StepClock, clock: Clock) -> None:
+        steps.pace = Pace(model=step_model(MODEL), scale=8)
+        clock.oversleep_s = 0.004
+        self.fly(steps, clock, CHUNK, 0.001, has_more=True)
+        assert steps.numbers is not None
+        assert steps.numbers.pace_overruns == 0
+        assert steps.numbers.pace_late_s == pytest.approx(0.004)
+
+    def test_an_empty_step_is_none_but_gives_the_core_away(self, steps: StepClock, clock: Clock) -> None:
+        """vLLM's loop spins while finished prompts wait to be pulled."""
+        steps.pace = Pace(model=step_model(MODEL))
+        self.fly(steps, clock, Work(), 0.0, has_more=True)
+        assert clock.now_s > 0
+        assert steps.numbers is not None
+        assert steps.numbers.paced_steps == 0
+
+
+def seconds(steps: StepClock, kind: str) -> float:
+    assert steps.numbers is not None
+    return steps.numbers.kinds[kind].seconds
+
+
+class TestNumbers:
+    def test_kinds(self) -> None:
+        both = work([(32, 16)], [100])
+        assert [kind_of(w) for w in (CHUNK, DECODES, both)] == ["prefill", "decode", "mixed"]
+
+    def test_features(self) -> None:
+        assert features(CHUNK, 16) == (1, 2, 0.032, 32 * 32 / 1e6, 0, 0)
+        assert features(DECODES, 16) == (1, 1, 0.002, 0, 2, 0.15)
+
+    def test_sums_are_those_of_the_steps(self) -> None:
+        n = numbers()
+        n.step(DECODES, 0.5)
+        n.step(DECODES, 0.25)
+        sums = n.kinds["decode"]
+        assert (sums.steps, sums.seconds) == (2, 0.75)
+        assert sums.xx[PAIRS.index((4, 5))] == pytest.approx(2 * 2 * 0.15)
+        assert sums.xy[5] == pytest.approx(0.15 * 0.75)
+
+    @pytest.mark.parametrize(("tokens", "first"), [(1, 1), (8, 1), (9, 9), (16, 9)])
+    def test_a_bin_ends_on_a_multiple_of_its_width(self, tokens: int, first: int) -> None:
+        n = numbers()
+        n.step(work([(tokens, 0)]), 0.1)
+        assert n.bins == {first: [1, 0.1]}
+
+    def test_clients_cannot_make_series_without_end(self) -> None:
+        n = numbers()
+        made = [n.gaps_of(f"c{i}", 0.1) for i in range(MAX_SERIES + 5)]
+        assert made.count(None) == 5
+        assert n.gaps_of("c0", 0.1) is made[0]
+
+
+class TestSeats:
+    def seat(self, seats: Seats, tbt_s: float | None = 0.1) -> Seat:
+        return seats.take("r", 100.0, {"class": "c", "tbt_s": tbt_s, "age_s": 2.0} if tbt_s else None)
+
+    def served(self, *times_s: float, tokens: int = 1) -> tuple[int, int]:
+        seats = Seats()
+        seats.numbers = numbers()
+        seat = self.seat(seats)
+        for now_s in times_s:
+            seats.served("r", tokens, now_s=now_s, order=None, batch_s=0.0, kv_usage=0.0)
+        assert seat.gaps is not None
+        return seat.gaps.events, seat.gaps.good
+
+    @pytest.mark.parametrize(
+        ("times_s", "counted"),
+        [
+            pytest.param((1.0,), (0, 0), id="the first token has no gap"),
+            pytest.param((1.0, 1.09, 1.18), (2, 2), id="within target"),
+            pytest.param((1.0, 1.2, 1.25), (2, 1), id="late once"),
+        ],
+    )
+    def test_gaps(self, times_s: tuple[float, ...], counted: tuple[int, int]) -> None:
+        assert self.served(*times_s) == counted
+
+    def test_tokens_of_one_step_leave_together(self) -> None:
+        assert self.served(1.0, 2.0, tokens=3) == (5, 4)
+
+    def test_the_time_a_request_had_waited_before_counts_for_its_place(self) -> None:
+        assert self.seat(Seats()).arrival_s == 98.0
+
+    def test_without_a_target_nothing_is_counted(self) -> None:
+        seats = Seats()
+        seats.numbers = numbers()
+        assert self.seat(seats, None).gaps is None
+        assert not seats.numbers.gaps
+
+    def test_a_seat_that_was_left_is_gone(self) -> None:
+        seats = Seats()
+        self.seat(seats)
+        seats.leave("r")
+        assert seats.get("r") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "targets"),
+    [
+        (None, Targets()),
+        ({}, Targets()),
+        ({"class": "chat-1", "ttft_s": 1, "tbt_s": 0.05, "age_s": 0},
+         Targets(class_name="chat-1", ttft_s=1.0, tbt_s=0.05, age_s=0.0)),
+        ({"kv_transfer_params": {"x": 1}, "tbt_s": 0.5}, Targets(tbt_s=0.5)),
+    ],
+)  # fmt: skip
+def test_targets(given: dict[str, object] | None, targets: Targets) -> None:
+    assert parse(given).targets == targets
+    assert parse(given).problem is None
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"class": "A B", "tbt_s": 0.5}, Targets(tbt_s=0.5)),
+        ({"class": "c", "tbt_s": float("nan")}, Targets(class_name="c")),
+        ({"class": "c", "tbt_s": float("inf"), "ttft_s": 2.0}, Targets(class_name="c", ttft_s=2.0)),
+        ({"class": "c", "tbt_s": True}, Targets(class_name="c")),
+        ({"class": "c" * 64}, Targets()),
+    ],
+)
+def test_what_makes_no_sense_counts_as_unknown_and_the_rest_stands(given: dict[str, object], kept: Targets) -> None:
+    assert parse(given).targets == kept
+    assert parse(given).problem

@@ -1,0 +1,74 @@
+"""The scheduler class without a model, in vLLM's own process environment: with async scheduling and without.
+
+Forty requests of both classes arrive over the steps; the KV cache is too small for them, so some are pre-empted.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving.engine_room import require_engine_environment, run_inside
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+SCRIPT = Path(__file__).with_name("engine_drive.py")
+RUNS = ("stock,fcfs,sync,120", "ours,fcfs,sync,120", "ours,slai,sync,120", "ours,slai,async,120", "ours,slai,sync,4000")
+SLAI_RUNS = tuple(run for run in RUNS if "slai" in run)
+BUDGET = 128
+
+
+@pytest.fixture(scope="module")
+def driven() -> dict[str, dict[str, Any]]:
+    require_engine_environment()
+    return dict(zip(RUNS, run_inside(SCRIPT, "drive", *RUNS), strict=True))
+
+
+def test_what_we_override_still_has_the_parameters_that_vllm_gives_it() -> None:
+    require_engine_environment()
+    found = run_inside(SCRIPT, "signatures")
+    assert len(found) == 9
+    assert {name: both["ours"] for name, both in found.items()} == {name: both["vllm"] for name, both in found.items()}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_request_gets_every_token_and_leaves_nothing_behind(driven: dict[str, Any], run: str) -> None:
+    seen = driven[run]
+    assert seen["lengths"] == seen["wanted"]
+    assert max(sum(batch.values()) for batch in seen["batches"]) <= BUDGET
+    assert seen["blocks_in_use"] == 0
+    assert seen["seats_left"] == 0
+
+
+def test_one_public_name_gives_the_variant_that_is_configured(driven: dict[str, Any]) -> None:
+    assert [driven[run]["is_async"] for run in RUNS] == [False, False, False, True, False]
+
+
+def test_policy_fcfs_schedules_the_same_batches_as_stock(driven: dict[str, Any]) -> None:
+    assert driven["ours,fcfs,sync,120"]["batches"] == driven["stock,fcfs,sync,120"]["batches"]
+
+
+@pytest.mark.parametrize("run", SLAI_RUNS)
+def test_slai_defers_decodes_and_never_stalls(driven: dict[str, Any], run: str) -> None:
+    """Two steps with nothing in them in a row would be a stall; without the guard the engine would stay there."""
+    seen = driven[run]
+    assert seen["hidden"] > 100
+    empty = [not batch for batch in seen["batches"]]
+    assert not any(a and b for a, b in pairwise(empty))
+
+
+def test_a_cache_too_small_costs_no_more_preemptions_than_stock(driven: dict[str, Any]) -> None:
+    assert driven["stock,fcfs,sync,120"]["preemptions"] > 0, "no pressure: proves nothing"
+    assert driven["ours,slai,sync,120"]["preemptions"] <= driven["stock,fcfs,sync,120"]["preemptions"]
+
+
+def test_prompts_are_admitted_strict_first_then_shortest(driven: dict[str, Any]) -> None:
+    """Of those that waited together at the end of the arrivals: classes in order, lengths rising within a class."""
+    batches = driven["ours,slai,sync,120"]["batches"]
+    order = [int(name[1:]) for name in dict.fromkeys(name for batch in batches for name in batch)]
+    last = order[-8:]
+    strictness = {0: 2, 1: 1, 2: 0, 3: 1}  # no target, 0.5 s, 0.05 s, 0.5 s
+    keys = [(strictness[i % 4], 20 + 53 * i % 400) for i in last]
+    assert keys == sorted(keys)

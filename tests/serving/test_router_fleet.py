@@ -1,0 +1,99 @@
+"""The fleet's books: leases, exclusions, and the order in which those that wait are let through."""
+
+import asyncio
+import time
+from contextlib import suppress
+
+from llmservice_core.model import Pool
+from llmservice_core.routing import Endpoint, Route, Waiting
+from llmservice_serving.router.fleet import Fleet
+
+M1, M2 = (Endpoint(name=n, url=f"http://{n}", pool=Pool.MIXED) for n in ("m1", "m2"))
+
+
+def loads(fleet: Fleet) -> dict[str, tuple[float, int]]:
+    return {e.name: (e.work_tokens, e.in_flight) for e in fleet.snapshot()}
+
+
+def chosen(fleet: Fleet) -> str:
+    route = fleet.choose(one_step=False)
+    return route.decode.name if isinstance(route, Route) else route.reason.value
+
+
+def test_a_lease_counts_while_it_lasts_even_when_its_block_fails() -> None:
+    fleet = Fleet()
+    fleet.update([M1, M2])
+    with suppress(KeyError), fleet.lease(M1, 100), fleet.lease(M1, 50):
+        assert loads(fleet) == {"m1": (150, 2), "m2": (0, 0)}
+        assert chosen(fleet) == "m2"
+        raise KeyError
+    assert loads(fleet) == {"m1": (0, 0), "m2": (0, 0)}
+
+
+def test_progress_lowers_the_work_and_never_below_nothing() -> None:
+    fleet = Fleet()
+    fleet.update([M1])
+    with fleet.lease(M1, 100) as lease, fleet.lease(M1, 7):
+        lease.progress(60)
+        assert loads(fleet) == {"m1": (47, 2)}
+        lease.progress(500)
+        assert loads(fleet) == {"m1": (7, 2)}
+    assert loads(fleet) == {"m1": (0, 0)}
+
+
+def test_a_moved_lease_takes_its_work_along() -> None:
+    fleet = Fleet()
+    fleet.update([M1, M2])
+    with fleet.lease(M1, 100) as lease:
+        lease.progress(40)
+        lease.move(M2)
+        assert loads(fleet) == {"m1": (0, 0), "m2": (60, 1)}
+    assert loads(fleet) == {"m1": (0, 0), "m2": (0, 0)}
+
+
+def test_a_lease_outlives_its_endpoint_and_counts_again_when_it_is_back() -> None:
+    fleet = Fleet()
+    fleet.update([M1])
+    with fleet.lease(M1, 5):
+        fleet.update([])
+        assert chosen(fleet) == "NoEndpoint"
+        fleet.update([M1])
+        assert loads(fleet) == {"m1": (5, 1)}
+    assert loads(fleet) == {"m1": (0, 0)}
+
+
+async def test_an_excluded_engine_is_back_after_its_time() -> None:
+    now = [0.0]
+    fleet = Fleet(exclude_s=2.0, clock=lambda: now[0])
+    fleet.update([M1])
+    fleet.exclude("m1")
+    assert (chosen(fleet), fleet.state_of(M1)) == ("NoEndpoint", "excluded")
+    now[0] = 2.01
+    assert (chosen(fleet), fleet.state_of(M1)) == ("m1", "ready")
+
+
+async def test_those_that_wait_are_let_through_strict_first_and_late_last() -> None:
+    fleet, order = Fleet(), []
+    now_s = time.monotonic()
+    line = {
+        "batch": Waiting(arrived_s=now_s - 3, ttft_s=30),
+        "late": Waiting(arrived_s=now_s - 9, ttft_s=0.5),
+        "strict, second": Waiting(arrived_s=now_s, ttft_s=60 / 61),
+        "strict, first": Waiting(arrived_s=now_s - 0.1, ttft_s=60 / 61),
+    }
+
+    async def wait(name: str) -> None:
+        assert await fleet.wait(line[name], 5)
+        order.append(name)
+
+    waiting = [asyncio.create_task(wait(name)) for name in line]
+    await asyncio.sleep(0)
+    fleet.update([M1])
+    await asyncio.gather(*waiting)
+    assert order == ["strict, first", "strict, second", "batch", "late"]
+
+
+async def test_waiting_ends_after_its_time_and_leaves_no_trace() -> None:
+    fleet = Fleet()
+    assert await fleet.wait(Waiting(arrived_s=0, ttft_s=1), 0.02) is False
+    assert fleet._queue == []
