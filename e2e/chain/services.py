@@ -1,0 +1,52 @@
+"""LLMServices for the tests of the whole chain: the tiny model, small and quick, real in every part."""
+
+from typing import Any
+
+from e2e.demo.services import KV_BYTES_PER_TOKEN, local_engine
+from e2e.engine import models
+from e2e.images.engine_template import engine_template, model_path
+from llmservice_core import contract
+
+NAMESPACE = "chain"
+KV_TOKENS = 16_384
+
+
+def disaggregated(name: str) -> dict[str, Any]:
+    return service(name, disaggregation="Always", pools={pool: pool_of(1, 2) for pool in ("prefill", "decode")})
+
+
+def mixed(name: str) -> dict[str, Any]:
+    return service(name, disaggregation="Never", pools={"mixed": pool_of(1, 2)})
+
+
+def pool_of(least: int, most: int) -> dict[str, Any]:
+    return {"minReplicas": least, "maxReplicas": most, "gpusPerReplica": 1, "template": engine_template()}
+
+
+def service(name: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": f"{contract.GROUP}/{contract.VERSION}",
+        "kind": contract.KIND,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "model": {"name": model_path(models.TINY), "servedName": name, "maxModelLen": 2048},
+            "classes": [
+                {
+                    "name": "interactive",
+                    "ttft": {"target": "2s", "percentile": 95},
+                    "tbt": {"target": "200ms", "percentile": 99},
+                    "weight": 10,
+                    "default": True,
+                },
+                {
+                    "name": "batch",
+                    "ttft": {"target": "30s", "percentile": 95},
+                    "tbt": {"target": "1s", "percentile": 99},
+                },
+            ],
+            "scaling": {"interval": "5s", "gpuBudget": 4},
+            "engine": local_engine(kv_bytes=KV_TOKENS * KV_BYTES_PER_TOKEN),
+            "metrics": {"prometheusURL": "http://prometheus.monitoring:9090"},
+            **spec,
+        },
+    }

@@ -1,0 +1,1 @@
+"""Prometheus for tests and demo: the program, its in-cluster manifests and our scrape configuration."""
