@@ -240,7 +240,10 @@ async def test_a_service_that_nobody_scrapes(world: World) -> None:
 
 
 async def test_names_asked_for_are_all_exported(world: World) -> None:
-    """Each name that the operator reads exists on the real exporters (the class's TBT pair appears with its events)."""
-    await world.until(lambda o: o.problem is None)
+    """Each name that the operator reads exists on the real exporters (the class's TBT pair appears with its events).
+
+    Router and engine are scraped at different moments of the interval, so both must have been asked first.
+    """
+    await world.until(lambda o: o.problem is None and o.pools[1].limits is not None)
     everything = await world.door.range_vector(f'{{{names.LLMSERVICE}="{SERVICE}"}}[60s]')
     assert set(NAMES) <= {s.name for s in everything}
