@@ -92,6 +92,8 @@ def down() -> None:
 def _remove() -> None:
     found = state.load()
     if found is None:
+        if (owner := enclosure.other_owner(state.folder())) is not None:
+            raise NoClusterError(f"the cluster of another cache is up ({owner}): take it down from there first")
         if enclosure.is_open():
             hermetic.down()  # its state was lost
     elif found.way is Way.NAMED:

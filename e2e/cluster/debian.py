@@ -92,18 +92,22 @@ def fetch_node() -> None:
         command += ["--format=tar", f"--keyring={KEYRING}", f"--include={','.join(NODE_PACKAGES)}"]
         command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
         command += ['--aptopt=APT::Sandbox::User "root"', versions.NODE_SUITE, "node.tar"]
-        command += [f"deb {_mirror()} {versions.NODE_SUITE} main"]
+        command += [f"deb {mirror()} {versions.NODE_SUITE} main"]
         commands.run(command, cwd=scratch, extra={"TMPDIR": str(scratch), "PATH": search_path()})
         os.replace(scratch / "node.tar", node_tar())
 
 
-def _mirror() -> str:
-    """The Debian mirror that this machine uses (its first suite that is not an extra such as -security)."""
+def mirror() -> str:
+    """The Debian mirror that this machine uses (its first suite that is not an extra such as -security).
+
+    Read from apt's sources alone: its lists are empty on many images until somebody runs `apt-get update`.
+    """
     if not KEYRING.exists() or shutil.which("apt-get") is None:
-        raise MissingProgramError("a hermetic cluster is made of Debian packages: this machine has no Debian apt")
-    targets = commands.run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)"])
-    listed = targets.splitlines()
-    found = [line.split()[0] for line in listed if len(line.split()) == 2 and "-" not in line.split()[1]]
+        raise MissingProgramError("clusters and images are made of Debian packages: this machine has no Debian apt")
+    ask = ["apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE)"]
+    targets = commands.run([*ask, "Created-By: Packages", "Component: main"])
+    listed = [line.split() for line in targets.splitlines()]
+    found = [line[0] for line in listed if len(line) == 2 and not {"-", "/"} & set(line[1])]
     if not found:
         raise MissingProgramError("apt on this machine names no Debian mirror: see /etc/apt/sources.list.d")
     return found[0]
@@ -114,7 +118,7 @@ def _private_apt(folder: Path, suite: str) -> dict[str, str]:
     for part in ("lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True)
     sources = folder / "sources.list"
-    sources.write_text(f"deb [signed-by={KEYRING}] {_mirror()} {suite} main\n")
+    sources.write_text(f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n")
     settings = {
         "Dir::Etc::sourcelist": sources,
         "Dir::Etc::sourceparts": "/dev/null",

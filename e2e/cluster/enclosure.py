@@ -17,6 +17,7 @@ from e2e.cluster.processes import Process
 
 RUN = Path("/run/llmservice-cluster")  # short: a socket's path may have 107 bytes
 NETWORK = RUN / "network"  # the network namespace is mounted on this file
+OWNER = RUN / "owner"  # the state folder of whoever opened it: there is one enclosure per machine, one state per cache
 CGROUP_PARENT = "/llmservice-cluster"
 CGROUPS = Path("/sys/fs/cgroup")
 READY_TIMEOUT_S = 60.0
@@ -51,12 +52,13 @@ def run(argv: Sequence[str], *, extra: Mapping[str, str] | None = None) -> str:
     return commands.run(command(argv), extra={**environment(), **(extra or {})})
 
 
-def open_network() -> None:
+def open_network(owner: Path) -> None:
     """A network namespace with nothing in it but loopback; fine when it is there.
 
     `ip netns add` would leave a mount of /run/netns behind, so the namespace is mounted on a file of our own.
     """
     RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
+    OWNER.write_text(str(owner))
     if not is_open():
         NETWORK.touch()
         commands.run(["unshare", f"--net={NETWORK}", "true"])
@@ -66,6 +68,14 @@ def open_network() -> None:
 def is_open() -> bool:
     """Whether the network namespace is there."""
     return os.path.ismount(NETWORK)  # Path.is_mount() knows only folders
+
+
+def other_owner(us: Path) -> Path | None:
+    """The state folder of somebody else whose cluster this is; None: nobody's, ours, or its state was lost."""
+    if not is_open() or not OWNER.exists():
+        return None
+    owner = Path(OWNER.read_text())
+    return owner if owner != us and (owner / "state.json").exists() else None
 
 
 def start_engine() -> Process:

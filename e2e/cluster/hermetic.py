@@ -82,7 +82,7 @@ def _sweep() -> None:
 def _start_engine() -> None:
     begun = State(way=Way.HERMETIC, context=kind_cluster.CONTEXT, tunables=tunables.read())
     state.save(begun)
-    enclosure.open_network()
+    enclosure.open_network(state.folder())
     engine = enclosure.start_engine()
     state.save(replace(begun, engine=engine))
     enclosure.wait_for_engine(engine)

@@ -93,4 +93,5 @@ def _internal_address(node: dict[str, Any]) -> str:
 
 
 def delete(shell: Shell) -> None:
-    shell(["kind", "delete", "clusters", "--all"])
+    """Ours, by its name: a machine's docker engine may hold clusters of others."""
+    shell(["kind", "delete", "cluster", "--name", NAME])

@@ -21,7 +21,7 @@ from e2e.cluster.progress import Step
 REPOSITORY = "localhost/kind-node"
 SCRATCH = "image-"
 BASE = "localhost/kind-base:1"
-SOURCES = ("versions.py", "node_rootfs.py", "node_contents.py", "node/network.sh", "node/pause.c")
+SOURCES = ("node_image.py", "node_rootfs.py", "node_contents.py", "archive.py", "node/network.sh", "node/pause.c")
 STEP = Step(title="assemble the node image", cold_s=75)
 SETTINGS = ("ENV container=docker", "STOPSIGNAL SIGRTMIN+3", 'ENTRYPOINT ["/usr/local/bin/entrypoint","/sbin/init"]')
 NODE_PROGRAMS = ("kubeadm", "kubectl", "kubelet")
@@ -30,7 +30,7 @@ NODE_PROGRAMS = ("kubeadm", "kubectl", "kubelet")
 @functools.cache
 def reference() -> str:
     """The image's name; another one as soon as anything that goes into it changes."""
-    digest = hashlib.sha256(debian.node_tar().name.encode())
+    digest = hashlib.sha256(f"{debian.node_tar().name} {paths.programs().name}".encode())
     for name in SOURCES:
         digest.update((paths.PACKAGE / name).read_bytes())
     return f"{REPOSITORY}:{versions.KUBERNETES}-{digest.hexdigest()[:10]}"

@@ -5,6 +5,8 @@ Only names are made here; no folder is created or removed.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 from pathlib import Path
 
@@ -21,8 +23,17 @@ def cache() -> Path:
 
 
 def programs() -> Path:
-    """Programs built for this Kubernetes version: kubectl, kube-apiserver, etcd, kind, helm, ..."""
-    return cache() / "bin" / versions.KUBERNETES
+    """Programs built from these versions and sums: kubectl, kube-apiserver, etcd, kind, helm, ..."""
+    return cache() / "bin" / f"{versions.KUBERNETES}-{_programs_key()}"
+
+
+@functools.cache
+def _programs_key() -> str:
+    """Another one as soon as a version or a module's sum changes. Go's own cache makes the new build short."""
+    digest = hashlib.sha256()
+    for file in (PACKAGE / "versions.py", *sorted((PACKAGE / "gomod").glob("*/go.*"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def debian() -> Path:

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from e2e.cluster.debian import KEYRING, mirror
 from e2e.cluster.paths import cache
 
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 INDEX_FRESH_S = 24 * 3600.0
 CONFIGURATION = """\
 Dir::Etc::sourcelist "{home}/sources.list";
@@ -27,10 +27,6 @@ Dir::State::status "{home}/status";
 Dir::Cache "{home}/cache";
 APT::Sandbox::User "root";
 """
-
-
-class MirrorError(RuntimeError):
-    """This machine's apt names no Debian mirror, so there is nowhere to fetch packages from."""
 
 
 def fetch(suite: str, packages: Sequence[str]) -> list[Path]:
@@ -86,16 +82,6 @@ def _refresh(home: Path, configuration: Path) -> None:
     if not stamp.exists() or time.time() - stamp.stat().st_mtime > INDEX_FRESH_S:
         _run("apt-get", "-qq", "update", apt=configuration)
         stamp.touch()
-
-
-def mirror() -> str:
-    """The Debian mirror of this machine's apt configuration."""
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main"]
-    for narrower in (["Origin: Debian"], []):  # the origin is known only after an `apt-get update`
-        found = subprocess.run([*command, *narrower], check=True, capture_output=True, text=True).stdout.split()
-        if found:
-            return found[0]
-    raise MirrorError("apt-get names no package source: add a Debian mirror to /etc/apt/sources.list.d")
 
 
 def _keep(deb: Path, folder: Path) -> Path:

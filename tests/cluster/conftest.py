@@ -82,6 +82,8 @@ def tools(root: Path) -> Path:
     for place in ("bin", "etc", "tmp", "www"):
         (root / place).mkdir(parents=True)
     (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    if not debian.has_engine():  # a cluster on the machine's own docker engine did without
+        debian.fetch_engine()
     busybox = root / "bin" / "busybox"
     busybox.write_bytes((debian.engine_root() / "usr" / "bin" / "busybox").read_bytes())
     busybox.chmod(0o755)

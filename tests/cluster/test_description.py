@@ -2,13 +2,14 @@
 
 import io
 import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
 from e2e.cluster import __main__ as command_line
-from e2e.cluster import cluster, kind_cluster, programs, state
+from e2e.cluster import cluster, enclosure, hermetic, kind_cluster, paths, programs, state
 from e2e.cluster.host_mounts import HostMount, host_mounts, python_installations
 from e2e.cluster.processes import Process
 from e2e.cluster.progress import Progress, Step
@@ -69,6 +70,45 @@ def test_images_are_not_pushed_into_a_cluster_that_is_not_ours(own_cache: Path) 
     named = cluster.Cluster(way=Way.NAMED, context="c", kubeconfig=own_cache / "k")
     with pytest.raises(cluster.NoClusterError, match="registry"):
         named.load_image(own_cache / "x.tar")
+
+
+def test_only_our_own_cluster_is_deleted() -> None:
+    """On a machine's docker engine there may be clusters of others."""
+    told: list[list[str]] = []
+    kind_cluster.delete(lambda argv: told.append(argv) or "")
+    assert told == [["kind", "delete", "cluster", "--name", "llmservice"]]
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_cluster_of_another_cache_is_left_alone(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lives: bool
+) -> None:
+    theirs = own_cache / "theirs"
+    theirs.mkdir()
+    (own_cache / "owner").write_text(str(theirs))
+    if lives:
+        (theirs / "state.json").write_text("{}")
+    monkeypatch.setattr(enclosure, "OWNER", own_cache / "owner")
+    monkeypatch.setattr(enclosure, "is_open", lambda: True)
+    monkeypatch.setattr(enclosure, "contains_us", lambda: False)
+    downs: list[str] = []
+    monkeypatch.setattr(hermetic, "down", lambda: downs.append("down"))
+    assert command_line.main(["down"]) == (1 if lives else 0)
+    assert downs == ([] if lives else ["down"])
+    assert ("another cache is up" in capsys.readouterr().err) is lives
+
+
+def test_programs_are_kept_by_everything_that_decides_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = paths.programs()
+    shutil.copytree(paths.PACKAGE, tmp_path / "cluster")
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "cluster")
+    paths._programs_key.cache_clear()
+    assert paths.programs() == before
+    with (tmp_path / "cluster" / "versions.py").open("a") as file:
+        file.write('HELM = "v3.99.0"\n')
+    paths._programs_key.cache_clear()
+    assert paths.programs() != before
+    paths._programs_key.cache_clear()
 
 
 def test_the_state_is_read_back_as_it_was_written(own_cache: Path) -> None:

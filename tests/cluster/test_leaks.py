@@ -16,6 +16,7 @@ import pytest
 
 from e2e.cluster import cluster, debian, enclosure, paths, processes, programs, state, tunables
 from e2e.cluster.cluster import NoClusterError
+from e2e.cluster.state import Way
 
 pytestmark = [pytest.mark.cluster, pytest.mark.teardown, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -80,6 +81,9 @@ def call(*arguments: str) -> None:
 
 
 def test_nothing_is_left_of_a_cluster_whose_engine_died_nor_of_one_whose_making_was_killed() -> None:
+    found = state.load()
+    if found is not None and found.way is not Way.HERMETIC:
+        pytest.skip("what is counted here are the traces of a hermetic cluster; another kind is up")
     call("down")
     before = traces()
 
