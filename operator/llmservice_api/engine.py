@@ -14,6 +14,7 @@ from llmservice_api.fields import (
     Policy,
     Replicas,
 )
+from llmservice_api.pod_template import PartialPodTemplate
 from llmservice_api.rules import Must, Node, Rule, matches
 
 LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
@@ -101,4 +102,8 @@ class Router(Node):
     )
     replicas: Replicas = 1
     image: Image | None = Field(None, description="Unset: the operator's own setting.")
+    template: PartialPodTemplate | None = Field(
+        None,
+        description="Partial pod template, merged into ours as for pools: imagePullSecrets, tolerations, resources.",
+    )
     access: Access | None = None

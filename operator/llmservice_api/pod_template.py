@@ -10,4 +10,6 @@ class PartialPodTemplate(Node):
     """`metadata` (labels, annotations) and `spec` (as in a pod); both partial."""
 
     metadata: OpenObject | None = Field(None, description="Labels and annotations; ours win.")
-    spec: OpenObject | None = Field(None, description="Partial PodSpec. The engine's container is called engine.")
+    spec: OpenObject | None = Field(
+        None, description="Partial PodSpec. Our container is called engine, in routers router."
+    )

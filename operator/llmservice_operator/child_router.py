@@ -8,6 +8,7 @@ from llmservice_operator import kinds
 from llmservice_operator.child_parts import described, identity, manifest, router_name
 from llmservice_operator.errors import Misconfigured
 from llmservice_operator.kinds import Manifest
+from llmservice_operator.merge import merge_template
 from llmservice_operator.settings import Settings
 
 USER = 65532
@@ -70,15 +71,25 @@ def deployment(service: LLMService, settings: Settings) -> Manifest:
             "selector": {"matchLabels": labels},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "revisionHistoryLimit": 2,
-            "template": {
-                "metadata": {"labels": described(labels, service)},
-                "spec": _pod(service, settings),
-            },
+            "template": _template(service, settings),
         },
     )
 
 
-def _pod(service: LLMService, settings: Settings) -> Manifest:
+def _template(service: LLMService, settings: Settings) -> Manifest:
+    """With what the user adds; the account stays ours, since its rights are what a router lives by."""
+    identity_env = [{"name": contract.ENV_SERVICE, "value": service.key}]
+    ours = {
+        "metadata": {"labels": described(identity(service, contract.COMPONENT_ROUTER), service)},
+        "spec": _pod(service, settings, identity_env),
+    }
+    partial = service.spec.router.template
+    merged = merge_template(ours, partial.model_dump(exclude_none=True) if partial else None, identity_env)
+    merged["spec"]["serviceAccountName"] = router_name(service)
+    return merged
+
+
+def _pod(service: LLMService, settings: Settings, identity_env: list[Manifest]) -> Manifest:
     return {
         "serviceAccountName": router_name(service),
         "terminationGracePeriodSeconds": HOOK_S + FINISH_S + 10,
@@ -89,12 +100,12 @@ def _pod(service: LLMService, settings: Settings) -> Manifest:
             "runAsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(service, settings)],
+        "containers": [_container(service, settings, identity_env)],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
 
 
-def _container(service: LLMService, settings: Settings) -> Manifest:
+def _container(service: LLMService, settings: Settings, identity_env: list[Manifest]) -> Manifest:
     image = service.spec.router.image or settings.router_image
     if not image:
         raise Misconfigured("set spec.router.image: the operator was started without LLMSERVICE_ROUTER_IMAGE")
@@ -102,7 +113,7 @@ def _container(service: LLMService, settings: Settings) -> Manifest:
         "name": "router",
         "image": image,
         "command": ["python", "-m", "llmservice_serving.router"],
-        "env": [{"name": contract.ENV_SERVICE, "value": service.key}],
+        "env": identity_env,
         "ports": [
             {"name": "http", "containerPort": contract.PORT_ROUTER_HTTP, "protocol": "TCP"},
             {"name": "metrics", "containerPort": contract.PORT_ROUTER_METRICS, "protocol": "TCP"},

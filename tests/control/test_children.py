@@ -197,3 +197,20 @@ def test_the_router_runs_with_least_rights() -> None:
     (role,) = [c for c in rendered(good()) if c["kind"] == "Role"]
     assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}
     assert role["rules"][1]["resourceNames"] == ["chat"]
+
+
+def test_a_router_takes_what_its_template_adds_and_keeps_its_account() -> None:
+    partial = {
+        "serviceAccountName": "admin",
+        "imagePullSecrets": [{"name": "registry"}],
+        "tolerations": [{"operator": "Exists"}],
+        "containers": [{"name": "router", "resources": {"limits": {"memory": "1Gi"}}}],
+    }
+    service = good(router={"template": {"metadata": {"annotations": {"team": "search"}}, "spec": partial}})
+    (router,) = [c for c in rendered(service) if name_of(c) == "chat-router" and c["kind"] == "Deployment"]
+    pod = router["spec"]["template"]["spec"]
+    assert (pod["imagePullSecrets"], pod["tolerations"]) == ([{"name": "registry"}], [{"operator": "Exists"}])
+    assert pod["containers"][0]["resources"]["limits"] == {"memory": "1Gi"}
+    assert pod["containers"][0]["readinessProbe"]
+    assert pod["serviceAccountName"] == "chat-router"
+    assert router["spec"]["template"]["metadata"]["annotations"] == {"team": "search"}

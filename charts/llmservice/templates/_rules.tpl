@@ -18,23 +18,27 @@ what it is for. A test holds this list against operator/llmservice_operator/rbac
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [list, watch, create, patch, delete]
-# The OpenAI endpoint and the headless Services; the accounts under which routers run.
+# The OpenAI endpoint and the headless Services. delete: the Service of a pool that a service has no longer.
 - apiGroups: [""]
-  resources: [services, serviceaccounts]
+  resources: [services]
   verbs: [list, watch, create, patch, delete]
+# The accounts under which routers run. Never deleted by us: they go with their service, by garbage collection.
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [list, watch, create, patch]
 # Rights of the routers, one Role per service. Kubernetes lets the operator grant only what it holds itself, so it needs
-# neither `escalate` nor `bind`.
+# neither `escalate` nor `bind`; and it can take no Role from anybody.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
-  verbs: [list, watch, create, patch, delete]
-# Never more than one pod of a pool is evicted at a time.
+  verbs: [list, watch, create, patch]
+# Never more than one pod of a pool is evicted at a time. delete: the budget of a pool that a service has no longer.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [list, watch, create, patch, delete]
 # Scraping of engines and routers where the Prometheus Operator is installed.
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors]
-  verbs: [list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch]
 # One Event per change that the owner of a service should know of.
 - apiGroups: [""]
   resources: [events]
