@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmservice
 PY := .venv/bin/python
+UV := $(CACHE)/uv/$(shell sha256sum tests/requirements-uv.txt | cut -c1-8)
 
 .PHONY: help env
 help: ## this list
@@ -9,18 +10,19 @@ help: ## this list
 
 env: .venv/.done ## development environment (.venv) from the hashed lock
 
-.venv/.done: tests/requirements-dev.txt pyproject.toml
-	test -x $(CACHE)/uv/bin/uv || { python3 -m venv $(CACHE)/uv && $(CACHE)/uv/bin/pip install -q --require-hashes -r tests/requirements-uv.txt; }
-	$(CACHE)/uv/bin/uv venv -q --clear --python 3.11 .venv
-	$(CACHE)/uv/bin/uv pip install -q --python .venv --require-hashes -r tests/requirements-dev.txt
-	$(CACHE)/uv/bin/uv pip install -q --python .venv --no-deps --no-build-isolation -e .
+.venv/.done: tests/requirements-dev.txt tests/requirements-uv.txt pyproject.toml
+	test -x $(UV)/bin/uv || { python3 -m venv $(UV) && $(UV)/bin/pip install -q --require-hashes -r tests/requirements-uv.txt; }
+	$(UV)/bin/uv venv -q --clear --python 3.11 .venv
+	$(UV)/bin/uv pip install -q --python .venv --require-hashes -r tests/requirements-dev.txt
+	$(UV)/bin/uv pip install -q --python .venv --no-deps --no-build-isolation -e .
 	touch $@
 
 lock: ## rewrite the hashed locks (no URLs in them)
-	U=$(CACHE)/uv/bin/uv; L="--generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q"; \
+	U=$(UV)/bin/uv; L="--generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q"; \
 	echo uv==0.13.9 | eval $$U pip compile $$L - -o tests/requirements-uv.txt && \
 	eval $$U pip compile $$L --extra operator --extra router --group dev pyproject.toml -o tests/requirements-dev.txt && \
-	eval $$U pip compile $$L --extra operator --extra router pyproject.toml -o operator/requirements.txt
+	eval $$U pip compile $$L --extra operator --extra router pyproject.toml -o operator/requirements.txt && \
+	eval $$U pip compile $$L --allow-unsafe tests/requirements-vllm-tests.in -o tests/requirements-vllm-tests.txt
 
 .PHONY: lint test test-fast cluster cluster-down demo demo-down images
 lint: env ## ruff, mypy, import contracts

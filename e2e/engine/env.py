@@ -11,30 +11,26 @@ Never changes an environment once it is complete.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from shutil import rmtree, which
+
+from e2e.cluster.lock import exclusively
+from e2e.cluster.paths import cache
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "serving" / "requirements-cpu.txt"
 PYTHON = "3.11"
 RECIPE = "1"  # part of the key: raise when the steps below change
-UV_VERSION = "0.13.9"
+UV_LOCK = ROOT / "tests" / "requirements-uv.txt"
 LOOK = "from vllm.model_executor.models.registry import ModelRegistry"
 MODEL_CLASS = "LlamaForCausalLM"  # of both models that e2e/engine/models.py makes
 SHIM = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n"
-
-
-def cache() -> Path:
-    """Where everything that can be made again is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmservice"
 
 
 def current() -> Path:
@@ -57,12 +53,13 @@ def is_ready() -> bool:
 
 def uv() -> str:
     """The uv program: beside this Python, on PATH, in the cache, or installed there now."""
-    private = cache() / "uv"
+    private = cache() / "uv" / hashlib.sha256(UV_LOCK.read_bytes()).hexdigest()[:8]
     for found in (Path(sys.executable).parent / "uv", which("uv"), private / "bin" / "uv"):
         if found and Path(found).exists():
             return str(found)
     subprocess.run([sys.executable, "-m", "venv", str(private)], check=True)
-    subprocess.run([str(private / "bin" / "pip"), "install", "-q", f"uv=={UV_VERSION}"], check=True)
+    pip = [str(private / "bin" / "pip"), "install", "-q", "--require-hashes", "-r", str(UV_LOCK)]
+    subprocess.run(pip, check=True)
     return str(private / "bin" / "uv")
 
 
@@ -73,21 +70,12 @@ def interpreter() -> Path:
 
 def ensure() -> Path:
     """The path of a complete environment, made first if it is missing."""
-    with _one_at_a_time():
+    with exclusively(cache() / "engine-env", "makes the engine environment"):
         if not is_ready():
             _make(home())
         _remember_model_class(home())
         _point_current_at(home())
     return home()
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    folder = cache() / "engine-env"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _make(target: Path) -> None:

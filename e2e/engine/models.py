@@ -16,6 +16,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
 
+from e2e.cluster.paths import cache
 from e2e.engine import env
 
 TINY = "tiny"
@@ -26,7 +27,7 @@ SMOLLM_HASH = "sha256:97a14f7fbec7a4612c99eb8d1d458b2763e189f082220d36c88d2eeaed
 
 
 def path(name: str) -> Path:
-    return env.cache() / "models" / name
+    return cache() / "models" / name
 
 
 def ensure(name: str) -> Path:

@@ -17,11 +17,12 @@ import sys
 import tarfile
 from pathlib import Path
 
+from e2e.cluster.paths import cache
 from e2e.engine import env
 
 VERSION = "0.32.0"
 SDIST_SHA256 = "d2c957d5eee3d0985012151315ddc62cbe0cd368fc96a5fc3510438d9dddf2ad"
-TOOLS = ("pip", "setuptools", "setuptools-scm", "setuptools-rust", "wheel", "pytest", "pytest-asyncio", "tblib")
+TOOLS = env.ROOT / "tests" / "requirements-vllm-tests.txt"
 SUITE = (
     "test_scheduler.py", "test_async_scheduler.py", "test_deferred_block_free.py", "test_priority_preemption_bug.py",
     "test_priority_scheduler_random.py", "test_swa_inflight_window_free.py",
@@ -41,7 +42,7 @@ STAND_IN = {  # the configuration of facebook/opt-125m, the model that the tests
 
 def run() -> None:
     """Prints the differences; exits 1 if they are not the expected ones."""
-    home = env.cache() / "vllm-tests" / VERSION
+    home = cache() / "vllm-tests" / VERSION
     source = _fetched(home)
     bad = {mode: _failures(home, source, mode) for mode in ("stock", "plain", "slai")}
     plain, slai = bad["plain"] - bad["stock"], bad["slai"] - bad["stock"]
@@ -56,7 +57,8 @@ def _fetched(home: Path) -> Path:
     source = home / f"vllm-{VERSION}"
     if not (source / ".complete").exists():
         python, tools = str(env.ensure() / "bin" / "python"), str(home / "tools")
-        subprocess.run([env.uv(), "pip", "install", "-q", "--python", python, "--target", tools, *TOOLS], check=True)
+        install = [env.uv(), "pip", "install", "-q", "--python", python, "--target", tools]
+        subprocess.run([*install, "--require-hashes", "-r", str(TOOLS)], check=True)
         subprocess.run(
             [python, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation", "--no-binary", "vllm",
              "-d", str(home), f"vllm=={VERSION}"], check=True,

@@ -6,7 +6,6 @@ written anywhere and apt checks every signature. Nothing of the machine's packag
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from e2e.cluster.debian import KEYRING, mirror
+from e2e.cluster.lock import exclusively
 from e2e.cluster.paths import cache
 
 INDEX_FRESH_S = 24 * 3600.0
@@ -62,8 +62,7 @@ def _private_apt(suite: str) -> Iterator[tuple[Path, Path]]:
     home = cache() / "apt" / suite
     for folder in ("lists/partial", "cache/archives/partial", "deb"):
         (home / folder).mkdir(parents=True, exist_ok=True)
-    with (home / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with exclusively(home, "fetches Debian packages"):
         configuration = _configure(home, suite)
         _refresh(home, configuration)
         yield configuration, home

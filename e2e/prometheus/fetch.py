@@ -7,10 +7,10 @@ Never installs anything and never starts a server.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from pathlib import Path
 
+from e2e.cluster.lock import exclusively
 from e2e.cluster.paths import cache
 from e2e.images import debian
 
@@ -42,9 +42,7 @@ def _program(name: str) -> Path:
 
 
 def _fetch() -> None:
-    home().mkdir(parents=True, exist_ok=True)
-    with (home() / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with exclusively(home(), "fetches Prometheus"):
         if not all((home() / name).exists() for name in PROGRAMS):
             _unpack(home() / "root")
 
