@@ -1,4 +1,4 @@
-"""`make demo`: from a clean checkout to a real cluster whose pools follow the load. `down` removes what it made.
+"""`make demo`: from a clean checkout to a real cluster whose pools follow the load.
 
 Everything is built into the user's cache and reused. Exits non-zero if the story did not happen.
 """
@@ -80,11 +80,15 @@ def act_paced() -> None:
     from e2e.demo import chat, paced, services, story, table
 
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    # Sizes, learned capacity and counters of an earlier run would be part of this one's story.
+    kube.kubectl("-n", NAMESPACE, "delete", "llmsvc", "paced", "--ignore-not-found", "--wait")
+    kube.wait_for("the pods of an earlier run to end", lambda: not kube.pods(NAMESPACE, "paced"), 180)
+    began_s = time.time()
     kube.apply(services.paced())
     chat.wait_ready(NAMESPACE, "paced", 240)
     url = kube.expose(NAMESPACE, "paced")
     watch, load = asyncio.run(paced.play("paced", url, CONSOLE))
-    checks, classes = paced.judge("paced", watch, load)
+    checks, classes = paced.judge("paced", watch, load, began_s)
     CONSOLE.print(table.summary(checks, classes, story.failures(load.samples), watch.reactions()))
     CONSOLE.print(kube.kubectl("-n", NAMESPACE, "get", "llmsvc", "paced", "-o", "wide"))
     if not all(check.ok for check in checks):

@@ -114,16 +114,16 @@ def _screen(console: Console, stack: contextlib.ExitStack) -> Callable[[Watch, A
     return log
 
 
-def overrun_share(name: str) -> float | None:
-    """Overruns per paced step over all engines that lived in the run, gone ones included."""
-    minutes = int(sum(phase.seconds for phase in PHASES) / 60) + 3
+def overrun_share(name: str, since_s: float) -> float | None:
+    """Overruns per paced step over all engines that lived since then, gone ones included; none is older than that."""
+    window_s = int(time.time() - since_s)
     steps, overruns = (
-        kube.prometheus(f'sum(max_over_time({metric}{{llmservice="{NAMESPACE}/{name}"}}[{minutes}m]))')
+        kube.prometheus(f'sum(max_over_time({metric}{{llmservice="{NAMESPACE}/{name}"}}[{window_s}s]))')
         for metric in (metric_names.PACED_STEPS, metric_names.PACE_OVERRUNS)
     )
     return overruns[0][1] / steps[0][1] if steps and overruns and steps[0][1] else None
 
 
-def judge(name: str, watch: Watch, load: Load) -> tuple[list[story.Check], list[story.Attained]]:
-    checks = story.checks(watch.timeline, MINIMUM, overrun_share(name))
+def judge(name: str, watch: Watch, load: Load, since_s: float) -> tuple[list[story.Check], list[story.Attained]]:
+    checks = story.checks(watch.timeline, MINIMUM, overrun_share(name, since_s))
     return checks, story.attained(load.samples, CLASSES)

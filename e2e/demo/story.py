@@ -57,22 +57,10 @@ def peak(timeline: Sequence[Moment], phase: str, pool: str, which: str = "ready"
 
 def checks(timeline: Sequence[Moment], minimum: Mapping[str, int], overrun_share: float | None) -> list[Check]:
     """The story, line by line: prefill grows first, then decode, then both shrink; the paced clock held."""
-    prompts_s = next((m.time_s for m in timeline if m.phase == PROMPTS), None)
-    outputs_s = next((m.time_s for m in timeline if m.phase == OUTPUTS), None)
-    prefill_s = None if prompts_s is None else first_growth(timeline, "prefill", prompts_s)
-    decode_s = None if outputs_s is None else first_growth(timeline, "decode", outputs_s)
     last = timeline[-1] if timeline else None
     return [
-        Check(
-            name="prefill grew under prompt-heavy load",
-            ok=prefill_s is not None and outputs_s is not None and prefill_s < outputs_s,
-            detail=_after(prefill_s, prompts_s) + f", peak {peak(timeline, PROMPTS, 'prefill')} ready",
-        ),
-        Check(
-            name="decode grew under output-heavy load, after prefill",
-            ok=decode_s is not None and prefill_s is not None and decode_s > prefill_s,
-            detail=_after(decode_s, outputs_s) + f", peak {peak(timeline, OUTPUTS, 'decode')} ready",
-        ),
+        _prefill_first(timeline),
+        _grew(timeline, OUTPUTS, "decode", "decode grew under output-heavy load"),
         Check(
             name="both pools shrank to their minimum when it was quiet",
             ok=last is not None and all(last.desired[pool] <= size for pool, size in minimum.items()),
@@ -84,6 +72,32 @@ def checks(timeline: Sequence[Moment], minimum: Mapping[str, int], overrun_share
             detail="unknown" if overrun_share is None else f"{overrun_share:.2%}",
         ),
     ]
+
+
+def _prefill_first(timeline: Sequence[Moment]) -> Check:
+    """Whatever decode does later: it must not be what grew first when the prompts grew long."""
+    grew = _grew(timeline, PROMPTS, "prefill", "prefill grew first under prompt-heavy load")
+    began_s = start(timeline, PROMPTS)
+    if began_s is None or not grew.ok:
+        return grew
+    prefill_s, decode_s = (first_growth(timeline, pool, began_s) for pool in ("prefill", "decode"))
+    assert prefill_s is not None
+    is_first = decode_s is None or prefill_s < decode_s
+    return Check(name=grew.name, ok=is_first, detail=grew.detail + ("" if is_first else ", but decode grew before it"))
+
+
+def _grew(timeline: Sequence[Moment], phase: str, pool: str, name: str) -> Check:
+    """Within its phase the pool was made larger, and more of it than before came to serve."""
+    began_s = start(timeline, phase)
+    grown_s = None if began_s is None else first_growth([m for m in timeline if m.phase == phase], pool)
+    before = next((m.ready[pool] for m in timeline if m.phase == phase), 0)
+    most = peak(timeline, phase, pool)
+    ok = grown_s is not None and most > before
+    return Check(name=name, ok=ok, detail=f"{_after(grown_s, began_s)}, ready {before} -> {most}")
+
+
+def start(timeline: Sequence[Moment], phase: str) -> float | None:
+    return next((m.time_s for m in timeline if m.phase == phase), None)
 
 
 def failures(samples: Sequence[Sample]) -> dict[tuple[str, str], int]:

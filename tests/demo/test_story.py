@@ -1,5 +1,7 @@
 """The demo's verdict: each line fails when its part of the story is missing."""
 
+import dataclasses
+
 import pytest
 
 from e2e.demo.story import OUTPUTS, PROMPTS, QUIET, QUIET_AGAIN, Moment, attained, checks
@@ -23,6 +25,14 @@ GOOD = [
 ]
 
 
+def changed(time_s: float, **sizes: dict[str, int]) -> list[Moment]:
+    return [dataclasses.replace(m, **sizes) if m.time_s == time_s else m for m in GOOD]
+
+
+DECODE_FIRST = [*GOOD[:2], moment(70, PROMPTS, 1, 2), *GOOD[2:]]
+NEVER_READY = changed(80, ready={"prefill": 1, "decode": 1})
+
+
 def verdict(timeline: list[Moment], overrun: float | None = 0.01) -> list[bool]:
     return [check.ok for check in checks(timeline, MINIMUM, overrun)]
 
@@ -35,6 +45,9 @@ def test_the_whole_story_passes() -> None:
     ("timeline", "overrun", "failing"),
     [
         ([m for m in GOOD if m.time_s != 80], 0.01, 0),
+        (DECODE_FIRST, 0.01, 0),
+        (NEVER_READY, 0.01, 0),
+        (changed(220, ready={"prefill": 3, "decode": 1}), 0.01, 1),
         ([m for m in GOOD if m.time_s != 220], 0.01, 1),
         (GOOD[:-1], 0.01, 2),
         (GOOD, 0.06, 3),
