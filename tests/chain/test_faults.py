@@ -1,5 +1,6 @@
 """What people and machines do to a running service: pods killed, children edited, operator or Prometheus away."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from e2e.chain import services
 from llmservice_core import contract
 
 pytestmark = pytest.mark.cluster
+HOLD_S = 45.0
+"""Longer than the time that a smaller size must have been right here (start-up time, 30 s at least)."""
 
 
 def ask(url: str) -> str:
@@ -43,14 +46,18 @@ def eventually(what: str, predicate: Callable[[], Any], timeout_s: float = 60) -
     kube.wait_for(what, predicate, timeout_s)
 
 
-@pytest.mark.parametrize("pool", ["prefill", "decode"])
-def test_a_killed_engine_comes_back_and_answers(url: str, namespace: str, pool: str) -> None:
-    (pod,) = (p for p in kube.pods(namespace, "tiny", pool=pool) if kube.is_ready(p))
-    name = pod["metadata"]["name"]
+def ready(namespace: str, **labels: str) -> list[str]:
+    return [p["metadata"]["name"] for p in kube.pods(namespace, "tiny", **labels) if kube.is_ready(p)]
+
+
+@pytest.mark.parametrize(
+    "labels", [{"pool": "prefill"}, {"pool": "decode"}, {"component": contract.COMPONENT_ROUTER}], ids=str
+)
+def test_a_killed_pod_comes_back_and_answers(url: str, namespace: str, labels: dict[str, str]) -> None:
+    (name,) = ready(namespace, **labels)
     before = ask(url)
     kube.kubectl("-n", namespace, "delete", "pod", name, "--grace-period=0", "--force")
-    ready = lambda: [p for p in kube.pods(namespace, "tiny", pool=pool) if kube.is_ready(p)]  # noqa: E731
-    eventually("a new pod", lambda: ready() and ready()[0]["metadata"]["name"] != name, 120)
+    eventually("a new pod", lambda: (now := ready(namespace, **labels)) and name not in now, 120)
     time.sleep(1.5)  # endpoints reach the router within a second
     assert ask(url) == before
 
@@ -69,21 +76,29 @@ def test_an_edited_and_a_deleted_child_are_put_back(tiny: dict[str, Any], namesp
     eventually("the Service made again", again)
 
 
-def test_without_prometheus_sizes_hold_and_status_says_why(url: str, namespace: str) -> None:
-    before = {pool: d["spec"]["replicas"] for pool, d in engines(namespace).items()}
+def at_least(namespace: str, pool: str, replicas: int) -> None:
+    patch = {"spec": {"pools": {pool: {"minReplicas": replicas}}}}
+    kube.kubectl("-n", namespace, "patch", "llmsvc", "tiny", "--type=merge", "-p", json.dumps(patch))
+
+
+def metrics_available(namespace: str, status: str) -> Callable[[], bool]:
+    return lambda: kube.condition(kube.service(namespace, "tiny"), "MetricsAvailable") == status
+
+
+def test_without_prometheus_a_size_that_is_not_needed_holds_and_status_says_why(url: str, namespace: str) -> None:
+    """Two prefill pods that only the minimum asked for: they stay while nothing is known, and go when it is known."""
+    at_least(namespace, "prefill", 2)
+    eventually("two prefill pods", lambda: len(ready(namespace, pool="prefill")) == 2, 120)
     with away("monitoring", "prometheus"):
-        eventually(
-            "MetricsAvailable False",
-            lambda: kube.condition(kube.service(namespace, "tiny"), "MetricsAvailable") == "False",
-            120,
-        )
-        assert {pool: d["spec"]["replicas"] for pool, d in engines(namespace).items()} == before
+        eventually("MetricsAvailable False", metrics_available(namespace, "False"), 120)
+        at_least(namespace, "prefill", 1)
+        held_until_s = time.monotonic() + HOLD_S
+        while time.monotonic() < held_until_s:
+            assert engines(namespace)["prefill"]["spec"]["replicas"] == 2
+            time.sleep(5)
         assert ask(url)
-    eventually(
-        "MetricsAvailable True",
-        lambda: kube.condition(kube.service(namespace, "tiny"), "MetricsAvailable") == "True",
-        120,
-    )
+    eventually("MetricsAvailable True", metrics_available(namespace, "True"), 120)
+    eventually("one prefill pod", lambda: len(kube.pods(namespace, "tiny", pool="prefill")) == 1, 240)
 
 
 def test_with_the_operator_away_requests_flow_and_a_service_can_be_deleted(url: str, namespace: str) -> None:
