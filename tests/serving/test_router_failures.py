@@ -12,12 +12,15 @@ import aiohttp
 import openai
 import pytest
 
+from llmservice_core import metric_names as names
+from llmservice_core.contract import HEADER_CLASS
 from llmservice_serving.router import app as router_app
 from llmservice_serving.router import engines
 from tests.serving.router_fakes import Engine, events, router, until
 
 ASK = {"model": "chat", "prompt": "hello", "max_tokens": 5}
 STREAM = {**ASK, "stream": True}
+STRICT = {HEADER_CLASS: "interactive"}
 REQUESTS, RETRIES = "llmservice_router_requests_total", "llmservice_router_retries_total"
 
 
@@ -160,14 +163,42 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream(tmp_path: Path) ->
 async def test_a_prefill_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     p = Engine("p", mode="hang")
     async with router(tmp_path, prefill=[p], decode=[Engine("d")], prefill_timeout_s=0.2, max_attempts=1) as r:
-        async with r.post(ASK) as reply:
+        async with r.post(ASK, headers=STRICT) as reply:
             assert reply.status == 504
         await until(lambda: p.closed == 1)
+        states = {r.shared.fleet.state_of(e) for e in r.shared.fleet.snapshot()}
+        assert states == {"ready"}, "a full queue is no dead engine: others still get there"
 
 
 async def test_a_silent_stream_is_given_up(tmp_path: Path) -> None:
-    async with router(tmp_path, mixed=[Engine("m", gap_s=5)], idle_timeout_s=0.2) as r, r.post(STREAM) as reply:
+    quiet = Engine("m", gap_s=5)
+    async with router(tmp_path, mixed=[quiet], idle_timeout_s=0.2) as r, r.post(STREAM, headers=STRICT) as reply:
         assert (await events(reply))[-1]["error"]["code"] == 504
+
+
+async def test_a_class_that_may_wait_long_is_not_cut_short(tmp_path: Path) -> None:
+    """30 s of TTFT are promised to the default class, so 0.2 s of silence are no reason to give up."""
+    p = Engine("p", gap_s=0.6)
+    async with router(tmp_path, prefill=[p], decode=[Engine("d")], prefill_timeout_s=0.2, max_attempts=1) as r:
+        assert (await r.post(ASK)).status == 200
+
+
+async def test_a_fault_of_the_router_is_counted_and_answered_in_openais_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with router(tmp_path, mixed=[Engine("m")]) as r:
+        monkeypatch.setattr(r.shared.fleet, "choose", lambda **_: 1 / 0)
+        async with r.post(ASK) as reply:
+            assert reply.status == 500
+            assert (await reply.json())["error"]["type"] == "internal_error"
+        assert await r.metric(REQUESTS, outcome="failed", code="500") == 1
+
+
+async def test_every_request_is_an_arrival_whatever_becomes_of_it(tmp_path: Path) -> None:
+    async with router(tmp_path, mixed=[Engine("m")]) as r:
+        assert (await r.post(ASK, headers={HEADER_CLASS: "gold"})).status == 400
+        assert (await r.post(ASK)).status == 200
+        assert await r.metric(names.ARRIVALS) == await r.metric(REQUESTS) == 2
 
 
 async def test_failures_are_logged_in_one_line_and_successes_are_not(

@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from llmservice_serving.router import rules, sse
+from llmservice_serving.router.errors import Refusal
 from llmservice_serving.router.service_config import from_manifest
 from tests.serving.router_fakes import MANIFEST
 
@@ -31,8 +32,28 @@ keys = st.sampled_from([*rules.TRUSTED_FIELDS, *known, "echo", "best_of"]) | st.
 bodies = st.dictionaries(keys, values, max_size=10)
 
 
+ways = st.fixed_dictionaries({}, optional={"n": values, "best_of": values, "stream": values})
+
+
 def read(body: dict[str, Any]) -> rules.Ask:
-    return rules.read("/v1/completions", json.dumps(body).encode(), CONFIG.default)
+    try:
+        return rules.read("/v1/completions", json.dumps(body).encode(), CONFIG.default)
+    except Refusal:
+        reject()
+
+
+@LAW
+@given(way=ways)
+def test_what_goes_two_ways_asks_for_one_answer_in_the_plainest_types(way: dict[str, Any]) -> None:
+    """Or it is refused: nothing that vLLM might read as another number gets past us."""
+    try:
+        ask = rules.read("/v1/completions", json.dumps({"prompt": "a", **way}).encode(), CONFIG.default)
+    except Refusal:
+        return
+    assert type(way.get("stream")) in (bool, type(None))
+    for field in ("n", "best_of"):
+        assert type(way.get(field)) in (int, type(None))
+        assert ask.one_step is not None or (way.get(field) or 0) <= 1
 
 
 @LAW

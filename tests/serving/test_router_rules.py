@@ -55,6 +55,41 @@ def test_needs_one_engine(body: dict[str, Any], why: str) -> None:
     assert rules.why_one_step(body) == why
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": "a", "n": "2"}, "n"),
+        ({"prompt": "a", "n": 2.0}, "n"),
+        ({"prompt": "a", "n": True}, "n"),
+        ({"prompt": "a", "best_of": "3"}, "best_of"),
+        ({"prompt": "a", "stream": 1}, "stream"),
+        ({"prompt": "a", "stream": "true"}, "stream"),
+    ],
+)
+def test_a_type_that_vllm_would_read_as_something_else_is_refused(body: dict[str, Any], param: str) -> None:
+    """vLLM makes n=2 of "2": split in two steps, its second answer would read KV blocks that were freed."""
+    with pytest.raises(Refusal) as refused:
+        ask(body)
+    assert (refused.value.status, refused.value.param) == (400, param)
+
+
+def test_pictures_are_no_text() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
+    content = [{"type": "text", "text": "what is this?"}, picture]
+    seen = ask({"messages": [{"role": "user", "content": content}]})
+    assert seen.prompt_bytes < 100
+    assert seen.has_media
+    assert not ask({"messages": [{"role": "user", "content": "image_url"}]}).has_media
+
+
+def test_a_body_nested_without_end_is_refused() -> None:
+    nested = "[" * 5000 + "]" * 5000
+    raw = f'{{"messages": {nested}}}'.encode()
+    with pytest.raises(Refusal) as refused:
+        rules.read("/v1/chat/completions", raw, CONFIG.default)
+    assert refused.value.status == 400
+
+
 def test_prefill_copy_asks_for_one_token_and_keeps_the_blocks() -> None:
     body = {"prompt": "a", "max_tokens": 99, "max_completion_tokens": 98, "min_tokens": 7, "stream": True}
     copy = rules.prefill_copy(ask({**body, "stream_options": {"include_usage": True}, "temperature": 0}), 0.25)

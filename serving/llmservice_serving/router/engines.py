@@ -43,11 +43,11 @@ class Engines:
 
     @asynccontextmanager
     async def stream(
-        self, endpoint: Endpoint, path: str, body: JSON, request_id: str
+        self, endpoint: Endpoint, path: str, body: JSON, request_id: str, idle_s: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """An open stream of bytes; leaving the block before its end cancels the request in the engine."""
-        s = self._settings
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=s.connect_timeout_s, sock_read=s.idle_timeout_s)
+        connect_s = self._settings.connect_timeout_s
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=idle_s)
         async with self._send(endpoint, path, body, request_id, timeout) as reply:
             yield reply.content.iter_any()
 
@@ -93,7 +93,8 @@ async def _failures(endpoint: Endpoint) -> AsyncIterator[None]:
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise EngineFailure(endpoint.name, "connect", str(error), had_request=False, is_down=True) from error
     except TimeoutError as error:
-        raise EngineFailure(endpoint.name, "timeout", "no answer in time", had_request=True, is_down=True) from error
+        # A full queue answers late, too: others must still get there. A hung process fails its own readiness probe.
+        raise EngineFailure(endpoint.name, "timeout", "no answer in time", had_request=True, is_down=False) from error
     except (aiohttp.ClientError, OSError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise EngineFailure(endpoint.name, "disconnect", detail, had_request=True, is_down=True) from error

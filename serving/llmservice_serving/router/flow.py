@@ -20,6 +20,9 @@ from llmservice_serving.router.state import Shared
 MAX_TAKEN = 2
 """So many engines may fail while they have a request: one that kills engines must not visit them all."""
 
+PATIENCE = 2.0
+"""Of TTFT targets: a first token that comes twice as late as promised is still better than none."""
+
 
 class Flow:
     """State of one request. Used once, by one task."""
@@ -43,6 +46,10 @@ class Flow:
     @property
     def age_s(self) -> float:
         return time.monotonic() - self._arrived_s
+
+    def _patience_s(self, least_s: float) -> float:
+        """How long an engine may be silent, its queue included: never less than the class itself is ready to wait."""
+        return max(least_s, PATIENCE * self._ask.service_class.ttft.target_s)
 
     async def answer(self) -> web.StreamResponse:
         """The client's response, or EngineFailure, Refusal, ClientGone."""
@@ -120,7 +127,7 @@ class Flow:
         self._enter("prefill", self._prompt_tokens)
         with shared.fleet.lease(route.prefill, self._prompt_tokens):
             body = rules.prefill_copy(ask, self.age_s)
-            timeout_s = shared.settings.prefill_timeout_s
+            timeout_s = self._patience_s(shared.settings.prefill_timeout_s)
             reply = await shared.engines.post(route.prefill, ask.path, body, self._request_id, timeout_s)
         shared.learn_prompt(ask, reply.get("usage") or {})
         params = reply.get("kv_transfer_params")
@@ -160,7 +167,9 @@ class Flow:
     async def _relay(self, lease: Lease, body: JSON, part: str) -> tuple[JSON, web.StreamResponse]:
         started_s = time.monotonic()
         reader = sse.Reader(wants_usage=self._ask.wants_usage)
-        async with self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id) as chunks:
+        idle_s = self._patience_s(self._shared.settings.idle_timeout_s)
+        stream = self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id, idle_s)
+        async with stream as chunks:
             try:
                 async for tokens in self._copy(chunks, reader):
                     if not self._stream_has_token:

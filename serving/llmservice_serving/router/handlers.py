@@ -22,6 +22,7 @@ GENERATE = ("/v1/completions", "/v1/chat/completions")
 PASS_THROUGH = ("/tokenize", "/detokenize")
 SIMPLE_TIMEOUT_S = 10.0
 CLIENT_GONE = 499
+log = logging.getLogger("llmservice.router")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -94,14 +95,19 @@ class Generation:
             return await self._failed(Refusal(413, f"The body is larger than {limit} bytes."), "refused", "body")
         except (ClientGone, asyncio.CancelledError) as gone:
             return await self._left(gone)
+        except Exception as error:
+            log.exception("request %s: a fault of the router", self._request_id)
+            return await self._failed(internal_error(), "failed", f"{type(error).__name__}: {error}")
         self._count(200, "ok")
         log_line(logging.DEBUG, "ok", request=self._request_id, age_s=self._age_s())
         return response
 
     async def _answer(self) -> web.StreamResponse:
         shared = self._shared
-        self._class = shared.configured().class_for(self._request.headers.get(HEADER_CLASS))
-        self._count_arrival()
+        try:
+            self._class = shared.configured().class_for(self._request.headers.get(HEADER_CLASS))
+        finally:
+            self._count_arrival()  # shed and refused ones are demand, too
         ask = rules.read(self._request.path, await self._request.read(), self._class)
         self._flow = Flow(shared, ask, self._stream, self._request_id, self._arrived_s)
         return await self._flow.answer()
@@ -173,6 +179,13 @@ async def openai_errors(request: web.Request, handler: Handler) -> web.StreamRes
         message = _unknown(request) if error.status in (404, 405) else error.reason
         body = json.dumps(error_body(error.status, message, "invalid_request_error"))
         return web.Response(status=error.status, text=body, content_type="application/json")
+    except Exception:
+        log.exception("%s %s: a fault of the router", request.method, request.path)
+        return refusal_response(internal_error())
+
+
+def internal_error() -> Refusal:
+    return Refusal(500, "The router failed at this request; its log has the reason.", kind="internal_error")
 
 
 def _unknown(request: web.Request) -> str:

@@ -21,6 +21,9 @@ from llmservice_serving.router.errors import JSON, Refusal
 TRUSTED_FIELDS = (*STRIPPED_FIELDS, "ec_transfer_params", "request_id")
 """`ec_transfer_params` names a host like `kv_transfer_params` does; a chosen `request_id` could be somebody else's."""
 
+MEDIA = frozenset({"image_url", "image_embeds", "video_url", "audio_url", "audio_embeds", "input_audio", "file"})
+"""Parts of a chat message whose bytes are no text: a picture of 1 MB may be 600 tokens."""
+
 REMOTE_DECODE = {
     "do_remote_decode": True,
     "do_remote_prefill": False,
@@ -42,6 +45,9 @@ class Ask:
     is_stream: bool
     wants_usage: bool
     prompt_bytes: int
+    """Of text; pictures and sound are not counted."""
+    has_media: bool
+    """Then tokens per byte of text say nothing, and nothing is learned from them."""
     prompt_tokens: int | None
     """Known only when the prompt came as token ids."""
     limit_tokens: int | None
@@ -51,6 +57,24 @@ class Ask:
 
 def read(path: str, raw: bytes, service_class: ServiceClass) -> Ask:
     body = clean(parse(raw))
+    refuse_wrong_types(body)
+    try:
+        return _ask(path, body, service_class)
+    except RecursionError as error:
+        raise Refusal(400, "The body is nested too deeply.") from error
+
+
+def refuse_wrong_types(body: JSON) -> None:
+    """Fields that decide the way of a request. vLLM takes "2" for 2 and 1 for true: what we read must be what it reads,
+    or a request for two answers would be split as if it were for one, and its blocks be read after they were freed."""
+    for field in ("n", "best_of"):
+        if (value := body.get(field)) is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise Refusal(400, f"`{field}` must be a whole number.", param=field)
+    if not isinstance(body.get("stream"), bool | None):
+        raise Refusal(400, "`stream` must be true or false.", param="stream")
+
+
+def _ask(path: str, body: JSON, service_class: ServiceClass) -> Ask:
     is_stream = body.get("stream") is True
     options = body.get("stream_options")
     size, exact = prompt_size(body)
@@ -61,6 +85,7 @@ def read(path: str, raw: bytes, service_class: ServiceClass) -> Ask:
         is_stream=is_stream,
         wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
         prompt_bytes=size,
+        has_media=_has_media(body.get("messages")),
         prompt_tokens=exact,
         limit_tokens=_limit(body),
         one_step=why_one_step(body),
@@ -91,7 +116,7 @@ def _obstacles(body: JSON) -> Iterator[str]:
     if is_list_of_prompts(body.get("prompt")):
         yield "a list of prompts"
     for field, least in (("n", 1), ("best_of", 1)):
-        if _number(body.get(field)) > least:
+        if (body.get(field) or 0) > least:
             yield f"{field} > {least}"
     for field in ("echo", "use_beam_search"):
         if body.get(field):
@@ -156,14 +181,16 @@ def _text_bytes(value: object) -> int:
     if isinstance(value, str):
         return len(value.encode(errors="replace"))
     if isinstance(value, dict):
-        return sum(_text_bytes(v) for v in value.values())
+        return sum(_text_bytes(v) for key, v in value.items() if key not in MEDIA)
     return sum(_text_bytes(v) for v in value) if isinstance(value, list) else 0
+
+
+def _has_media(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(key in MEDIA or _has_media(v) for key, v in value.items())
+    return isinstance(value, list) and any(map(_has_media, value))
 
 
 def _limit(body: JSON) -> int | None:
     given = [v for v in (body.get("max_completion_tokens"), body.get("max_tokens")) if isinstance(v, int)]
     return given[0] if given else None
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

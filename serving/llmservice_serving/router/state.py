@@ -69,7 +69,7 @@ class Shared:
         self.metrics.prompt_tokens.labels(service, name).inc(tokens)
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
         self.metrics.cached_tokens.labels(service, name).inc(cached or 0)
-        if ask.prompt_tokens is None:
+        if ask.prompt_tokens is None and not ask.has_media:
             self.predictor = self.predictor.learn_prompt(ask.prompt_bytes, tokens)
 
     def learn_answer(self, ask: Ask, usage: dict[str, Any]) -> None:
