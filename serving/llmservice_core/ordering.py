@@ -41,7 +41,7 @@ class Prompt:
     arrival: float
     tbt_s: float | None = None
     was_running: bool = False
-    """It was pre-empted: it has lost its KV cache, and its client has seen tokens already."""
+    """It was pre-empted after its first token: it has lost its KV cache, and its client watches a stream."""
 
 
 class Order(NamedTuple):
@@ -75,8 +75,12 @@ class Slai:
     Departures, each forced by a setting that the paper does not have:
     - more than two classes: "strict first" becomes "smaller TBT target first", the same order when there are two;
     - a request without a target is never delayed (its `latest_start` is minus infinity) and is admitted last;
-    - a pre-empted request is admitted before all others: under shortest-first it would wait behind every new short
-      prompt while its client watches a frozen stream;
+    - a decode that was pre-empted is admitted before all others: under shortest-first it would wait behind every new
+      short prompt while its client watches a frozen stream. A prompt that was evicted goes back into the order;
+    - blocks are the engine's: vLLM checks at admission that the whole prompt fits, but takes blocks chunk by chunk; the
+      authors take all at once and keep 1 % free. So a started prompt can run dry midway;
+    - victims are the engine's: the newest started prompt as published; when there is none, the decode with the latest
+      LST (the authors: the critical decode that found no block). Nobody is evicted for a decode that can wait;
     - Eq. 8's mean batch duration comes from `BatchMean`, see there;
     - the authors' limit of decodes per batch is the engine's own limit of requests at once.
     """

@@ -1,7 +1,8 @@
 """Which engine gets a request: filter -> score -> pick. Pure: no clock, no random source, no I/O; a draw is given.
 
-The plan counts on three properties that live here: the shortest queue by predicted work wins, strict classes leave a
-queue first, and a prompt that is already late goes behind all others. Engines of different revisions never pair,
+The plan counts on three properties. Two live here: the shortest queue by predicted work wins, and in the router's own
+queue (where requests wait only while no engine exists) strict classes go first and late prompts last. In the engines'
+queues the order is the scheduler policy's: strict first, but not late last. Engines of different revisions never pair,
 because their KV blocks need not fit together.
 """
 

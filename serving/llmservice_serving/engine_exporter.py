@@ -50,12 +50,13 @@ class EngineCollector(Collector):
             yield self._family(CounterMetricFamily, name, text, (), [((), value)])
 
     def _slo(self) -> Iterator[Metric]:
-        rows = {(c, names.SLO_TBT, contract.target_label(t)): g for (c, t), g in self._numbers.gaps.items()}
-        for name, text, field in (
-            (names.SLO_EVENTS, "Token gaps", "events"),
-            (names.SLO_GOOD, "Token gaps within target", "good"),
+        keys = [(c, names.SLO_TBT, contract.target_label(t)) for c, t in self._numbers.gaps]
+        read = [(g.good, g.events) for g in self._numbers.gaps.values()]  # in this order, see Gaps
+        for name, text, at in (
+            (names.SLO_EVENTS, "Token gaps", 1),
+            (names.SLO_GOOD, "Token gaps within target", 0),
         ):
-            values = [(key, getattr(g, field)) for key, g in rows.items()]
+            values = [(key, pair[at]) for key, pair in zip(keys, read, strict=True)]
             yield self._family(CounterMetricFamily, name, text, names.SLO_LABELS, values)
 
     def _steps(self) -> Iterator[Metric]:

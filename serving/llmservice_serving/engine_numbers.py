@@ -54,7 +54,8 @@ class KindSums:
 
 @dataclass(slots=True)
 class Gaps:
-    """Token gaps of one class against one target."""
+    """Token gaps of one class against one target. Counted without the lock, once per token: `events` moves first, so a
+    reader takes `good` first and never sees more good ones than there were."""
 
     events: int = 0
     good: int = 0
@@ -113,13 +114,14 @@ class EngineNumbers:
             cell[0] += 1
             cell[1] += seconds
 
-    def gaps_of(self, class_name: str, target_s: float) -> Gaps | None:
-        """The counters of a class and target, at 0 when new; None once there are too many to keep."""
+    def gaps_of(self, class_name: str, target_s: float) -> Gaps:
+        """The counters of a class and target, at 0 when new. The pair that was asked for longest ago makes room."""
         key = (class_name, target_s)
         with self.lock:
             if key not in self.gaps and len(self.gaps) >= MAX_SERIES:
-                return None
-            return self.gaps.setdefault(key, Gaps())
+                del self.gaps[next(iter(self.gaps))]
+            self.gaps[key] = self.gaps.pop(key, None) or Gaps()
+            return self.gaps[key]
 
     def paced(self, *, overran: bool, late_s: float) -> None:
         with self.lock:

@@ -73,6 +73,10 @@ class StepClock:
             if missed is not None:
                 self.numbers.paced(overran=missed.overran, late_s=missed.late_s)
 
+    def idle(self) -> None:
+        """The loop stands still by an order from outside: that time is no step's."""
+        self._busy_since_s = None
+
     def rest(self, flight: Flight, *, has_more: bool) -> None:
         """After the result was dealt with. Without more to do, or after an empty step, the next step counts from its
         own start."""

@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -105,7 +106,7 @@ class SLAI(Scheduler):  # type: ignore[misc]
     def _waiting_key(self, request: Request) -> Key:
         assert self.order is not None
         seat = self._seat(request)
-        was_running = request.status == RequestStatus.PREEMPTED or request.num_output_tokens > 0
+        was_running = request.num_output_tokens > 0  # its client watches a stream; a prompt that lost its blocks waits
         return self.order.waiting_key(
             Prompt(tokens=request.num_tokens, arrival=seat.arrival_s, tbt_s=seat.targets.tbt_s, was_running=was_running)
         )
@@ -148,6 +149,7 @@ class SLAI(Scheduler):  # type: ignore[misc]
             self.order is not None
             and not self._is_stuck
             and bool(self.running)
+            and self.pause_state == PauseState.UNPAUSED
             and self._has_prefill_work()
             and self.policy == SchedulingPolicy.FCFS
             and self.lora_config is None
@@ -155,6 +157,10 @@ class SLAI(Scheduler):  # type: ignore[misc]
             and self.ec_connector is None
             and self.parallel_config.pipeline_parallel_size == 1
         )
+
+    def set_pause_state(self, pause_state: PauseState) -> None:
+        super().set_pause_state(pause_state)
+        self._clock.idle()
 
     def _has_prefill_work(self) -> bool:
         """A started prompt, or one that waits, is not blocked (say, for remote KV) and finds a place."""
@@ -173,7 +179,7 @@ class SLAI(Scheduler):  # type: ignore[misc]
                 pending_s = self._batch_s if r.num_output_placeholders else 0.0
                 decodes.append(Decode(seat.latest_start_s + pending_s, seat.arrival_s, i))
         order = self.order.decide(now_s, decodes, started)
-        # The tail is vLLM's pre-emption victim: the newest started prompt, as in the authors' code.
+        # The tail is vLLM's pre-emption victim: the newest started prompt, as in the authors' code while there is one.
         self.running[:] = [requests[i] for i in (*order.critical, *order.later, *order.started)]
         self._later = [
             requests[i] for i in order.later if requests[i].next_decode_eligible_step <= self.current_step + 1

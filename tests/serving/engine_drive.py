@@ -1,7 +1,9 @@
 """Runs inside the engine environment: vLLM's scheduler classes without a model. Prints what happened as JSON.
 
 python engine_drive.py signatures
-python engine_drive.py drive CLASS,POLICY,sync|async,KV_BLOCKS ...     CLASS: ours | stock; one result for each
+python engine_drive.py drive CLASS,POLICY,sync|async|fenced,KV_BLOCKS ...     CLASS: ours | stock; one result for each
+                       fenced: async, and freed blocks wait for steps in flight, as with a KV connector on a GPU
+python engine_drive.py pause                                       steps of a paused engine that has work
 python engine_drive.py cost CLASS POLICY RUNNING                   microseconds of CPU per step, pure decode
 """
 
@@ -21,10 +23,11 @@ import torch
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 BLOCK, BUDGET = 16, 128
@@ -82,9 +85,10 @@ def result(output: Any, requests: dict[str, Request]) -> ModelRunnerOutput:
     return ModelRunnerOutput(req_ids=ids, req_id_to_index={r: i for i, r in enumerate(ids)}, sampled_token_ids=tokens)
 
 
-def drive(which: str, is_async: bool, blocks: int) -> dict[str, Any]:
+def drive(which: str, is_async: bool, blocks: int, is_fenced: bool) -> dict[str, Any]:
     """Forty requests arriving over the steps, small KV cache; the model takes 2 ms per step."""
     s = scheduler(which, is_async=is_async, blocks=blocks)
+    s.defer_block_free = is_fenced
     requests = {r.request_id: r for r in arrivals()}
     waiting, flight, log = deque(requests.values()), deque[Any](), []
     for step in range(20_000):
@@ -112,12 +116,41 @@ def drive(which: str, is_async: bool, blocks: int) -> dict[str, Any]:
         "blocks_in_use": blocks - 1 - s.kv_cache_manager.block_pool.get_num_free_blocks(),
         "hidden": numbers.hidden_decodes if numbers else 0,
         "seats_left": len(s._seats._seats) if numbers else 0,
+        "fence_left": s.sched_step_seq - s.processed_step_seq + len(s.deferred_frees),
     }
+
+
+def pause() -> dict[str, Any]:
+    """Decodes that could be hidden and a prompt that waits, in an engine that is told to do nothing."""
+    s = scheduler("ours", is_async=False, blocks=200)
+    requests = {f"r{i}": request(f"r{i}", 20, 50, 0.5) for i in range(4)}
+    for r in requests.values():
+        s.add_request(r)
+    for _ in range(8):
+        step(s, requests)
+    s.set_pause_state(PauseState.PAUSED_ALL)
+    s.add_request(request("late", 300, 5, 0.5))
+    s.finish_requests("r0", RequestStatus.FINISHED_ABORTED)
+    paused = step(s, requests)
+    time.sleep(0.3)
+    s.set_pause_state(PauseState.UNPAUSED)
+    before = s._clock.numbers.kinds["mixed"].seconds + s._clock.numbers.kinds["decode"].seconds
+    requests["late"] = s.requests["late"]
+    resumed = step(s, requests)
+    after = s._clock.numbers.kinds["mixed"].seconds + s._clock.numbers.kinds["decode"].seconds
+    return {"paused": paused, "resumed": resumed, "first_step_s": after - before}
+
+
+def step(s: Any, requests: dict[str, Request]) -> int:
+    output = s.schedule()
+    output.samples = {i: not requests[i].is_prefill_chunk for i in output.num_scheduled_tokens}
+    s.update_from_output(output, result(output, requests))
+    return int(output.total_num_scheduled_tokens)
 
 
 def _drive(which: str, policy: str, timing: str, blocks: str) -> dict[str, Any]:
     os.environ["LLMSERVICE_POLICY"] = policy
-    return drive(which, timing == "async", int(blocks))
+    return drive(which, timing != "sync", int(blocks), timing == "fenced")
 
 
 def arrivals() -> Iterator[Request]:
@@ -150,6 +183,8 @@ def main(arguments: list[str]) -> Any:
             return signatures()
         case ["drive", *runs]:
             return [_drive(*run.split(",")) for run in runs]
+        case ["pause"]:
+            return pause()
         case ["cost", which, policy, running]:
             os.environ["LLMSERVICE_POLICY"] = policy
             return cost(which, int(running))

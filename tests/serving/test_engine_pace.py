@@ -169,9 +169,12 @@ class TestNumbers:
 
     def test_clients_cannot_make_series_without_end(self) -> None:
         n = numbers()
-        made = [n.gaps_of(f"c{i}", 0.1) for i in range(MAX_SERIES + 5)]
-        assert made.count(None) == 5
+        made = [n.gaps_of(f"c{i}", 0.1) for i in range(MAX_SERIES)]
         assert n.gaps_of("c0", 0.1) is made[0]
+        n.gaps_of("new", 0.1)
+        assert len(n.gaps) == MAX_SERIES
+        assert ("c0", 0.1) in n.gaps, "the pair that was asked for longest ago makes room, and that is c1"
+        assert ("c1", 0.1) not in n.gaps
 
 
 class TestSeats:

@@ -15,7 +15,14 @@ from tests.serving.engine_room import require_engine_environment, run_inside
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 SCRIPT = Path(__file__).with_name("engine_drive.py")
-RUNS = ("stock,fcfs,sync,120", "ours,fcfs,sync,120", "ours,slai,sync,120", "ours,slai,async,120", "ours,slai,sync,4000")
+RUNS = (
+    "stock,fcfs,sync,120",
+    "ours,fcfs,sync,120",
+    "ours,slai,sync,120",
+    "ours,slai,async,120",
+    "ours,slai,sync,4000",
+    "ours,slai,fenced,120",
+)
 SLAI_RUNS = tuple(run for run in RUNS if "slai" in run)
 BUDGET = 128
 
@@ -29,7 +36,7 @@ def driven() -> dict[str, dict[str, Any]]:
 def test_what_we_override_still_has_the_parameters_that_vllm_gives_it() -> None:
     require_engine_environment()
     found = run_inside(SCRIPT, "signatures")
-    assert len(found) == 9
+    assert len(found) == 10
     assert {name: both["ours"] for name, both in found.items()} == {name: both["vllm"] for name, both in found.items()}
 
 
@@ -40,10 +47,19 @@ def test_every_request_gets_every_token_and_leaves_nothing_behind(driven: dict[s
     assert max(sum(batch.values()) for batch in seen["batches"]) <= BUDGET
     assert seen["blocks_in_use"] == 0
     assert seen["seats_left"] == 0
+    assert "fenced" not in run or seen["fence_left"] == 0, "every step that was announced has been seen to end"
 
 
 def test_one_public_name_gives_the_variant_that_is_configured(driven: dict[str, Any]) -> None:
-    assert [driven[run]["is_async"] for run in RUNS] == [False, False, False, True, False]
+    assert [driven[run]["is_async"] for run in RUNS] == [False, False, False, True, False, True]
+
+
+def test_a_paused_engine_computes_nothing_and_the_pause_is_no_steps_time() -> None:
+    require_engine_environment()
+    seen = run_inside(SCRIPT, "pause")
+    assert seen["paused"] == 0
+    assert seen["resumed"] > 0
+    assert seen["first_step_s"] < 0.2
 
 
 def test_policy_fcfs_schedules_the_same_batches_as_stock(driven: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ def engines() -> Iterator[dict[str, list[local.Engine]]]:
             metrics_port=next(ports),
             nixl_port=next(ports),
             pace=PACE,
+            args=("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         )
         for role in roles
     ]
@@ -75,6 +76,10 @@ async def routed(engines: dict[str, list[local.Engine]], manifest: str) -> Async
     async with started(settings) as r:
         await until(lambda: r.shared.fleet.snapshot() and all(e.ready for e in r.shared.fleet.snapshot()), 10)
         yield r
+
+
+def pulled_tokens(decode: list[local.Engine]) -> float:
+    return sum(engine_metric(e, BY_SOURCE, source="external_kv_transfer") for e in decode)
 
 
 def alone(engines: dict[str, list[local.Engine]]) -> str:
@@ -149,16 +154,20 @@ async def test_a_forced_tool_call_survives_a_prefill_of_one_token(
 ) -> None:
     """The prefill engine must not fail because its single token is no whole tool call."""
     function = {"name": "look", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 40, "temperature": 0}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 120, "temperature": 0}
     body |= {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    pulled = pulled_tokens(engines["decode"])
     async with routed(engines, manifest) as r:
-        answers = []
+        calls = []
         for url in (alone(engines), r.url):
             async with r.client.post(f"{url}/v1/chat/completions", json=body) as reply:
+                assert reply.status == 200, await reply.text()
                 answer = await reply.json()
-                answers.append((reply.status, answer.get("usage"), str(answer.get("error"))))
-        assert answers[0] == answers[1]
+            (call,) = answer["choices"][0]["message"]["tool_calls"]
+            calls.append((call["function"], answer["usage"]["completion_tokens"]))
+        assert calls[0] == calls[1]
         assert await r.metric(names.RETRIES) == 0
+    assert pulled_tokens(engines["decode"]) > pulled, "it went through both steps"
 
 
 async def test_a_client_that_names_a_kv_host_gets_its_own_answer_and_kills_nothing(

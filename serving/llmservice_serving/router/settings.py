@@ -37,12 +37,8 @@ class Settings:
     exclude_s: float = _knob(2.0, "an engine that failed gets nothing new for this long")
     max_attempts: int = _knob(3, "routes tried per request while nothing was sent to the client")
     connect_timeout_s: float = _knob(2.0, "time to connect to an engine in the same cluster")
-    prefill_timeout_s: float = _knob(
-        120.0, "its queue in the engine included; twice the TTFT target if more"
-    )
-    idle_timeout_s: float = _knob(
-        300.0, "longest silence of a streaming engine; twice the TTFT target if more"
-    )
+    prefill_timeout_s: float = _knob(120.0, "its queue in the engine included; twice the TTFT target if more")
+    idle_timeout_s: float = _knob(300.0, "longest silence of a streaming engine; twice the TTFT target if more")
     answer_timeout_s: float = _knob(1800.0, "whole answer of a request that does not stream")
     max_body_bytes: int = _knob(8 << 20, "a larger request is refused with 413")
     drain_delay_s: float = _knob(3.0, "after SIGTERM still accepting this long: others learn of it with a delay")
