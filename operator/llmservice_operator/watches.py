@@ -89,27 +89,28 @@ class Watches:
                     group.create_task(self._follow(kind, namespace))
 
     async def _follow(self, kind: Kind, namespace: str | None) -> None:
-        pause_s = RETRY_S
+        pause_s = 0.0
         while True:
             began_s = time.monotonic()
             try:
                 await self._list_and_watch(kind, namespace)
             except OperatorError as error:
                 if time.monotonic() - began_s > RETRY_AT_MOST_S:
-                    pause_s = RETRY_S
-                pause_s = self._after(error, kind, namespace, pause_s)
-            await asyncio.sleep(pause_s)
+                    pause_s = 0.0
+                await asyncio.sleep(self._after(error, kind, namespace, pause_s))
+                pause_s = _longer(pause_s)
 
     def _after(self, error: OperatorError, kind: Kind, namespace: str | None, pause_s: float) -> float:
-        """How long to wait before the next try."""
+        """How long to wait before the next try; `pause_s` is 0 where all went well until now."""
         if kind.optional and isinstance(error, Gone | Misconfigured):
             self._stores[kind].exists = False
             self._arrived(kind, namespace, [])
             return ABSENT_S
         if isinstance(error, Expired):
-            return 0.0
+            # A list mends it, so once it costs no wait; but a server that says nothing else is not asked in a circle.
+            return pause_s
         log.warning("cannot watch %s: %s", kind.plural, error)
-        return min(pause_s * 2, RETRY_AT_MOST_S)
+        return _longer(pause_s)
 
     async def _list_and_watch(self, kind: Kind, namespace: str | None) -> None:
         items, version = await self._cluster.list(kind, namespace, labelSelector=LABEL_NAME)
@@ -142,6 +143,10 @@ class Watches:
 
 def service_of(item: Manifest) -> str:
     return f"{namespace_of(item)}/{labels_of(item).get(LABEL_NAME, '')}"
+
+
+def _longer(pause_s: float) -> float:
+    return min(max(2 * pause_s, RETRY_S), RETRY_AT_MOST_S)
 
 
 def _version(item: Manifest) -> int:

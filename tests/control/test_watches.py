@@ -122,3 +122,26 @@ async def test_a_namesake_is_not_dropped_with_its_forerunner(follow: Any) -> Non
     watches = await follow(Script([[item("a", 5, uid="new")]]))
     watches.drop(item("a", 4, uid="old"))
     assert known(watches) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("then", "expected"),
+    [(NotReady("away"), [0, 2, 4, 8, 16, 30]), (Expired("too old"), [0, 1, 2, 4, 8, 16])],
+    ids=["errors", "nothing else"],
+)
+async def test_an_expired_watch_gets_one_quick_try_and_no_busy_loop(
+    monkeypatch: pytest.MonkeyPatch, then: OperatorError, expected: list[float]
+) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(3600 if len(waits) == 6 else 0)
+
+    monkeypatch.setattr(watches_module.asyncio, "sleep", noted)
+    task = asyncio.create_task(Watches(Script([Expired("too old"), then]), (SERVICE,), (), print).run())
+    await sleep(0.05)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert waits == expected
