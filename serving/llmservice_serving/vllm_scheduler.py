@@ -26,15 +26,15 @@ from vllm.v1.request import Request, RequestStatus
 
 from llmservice_core import contract
 from llmservice_core.latency import Work
-from llmservice_core.ordering import POLICIES, Decode, Policy, Prompt, Started
+from llmservice_core.ordering import Decode, Policy, Prompt, Started
 from llmservice_serving import engine_exporter, pace
 from llmservice_serving.engine_numbers import EngineNumbers, Limits, Live
+from llmservice_serving.engine_policy import STOCK, from_environment
 from llmservice_serving.engine_queue import Key, PromptQueue
 from llmservice_serving.engine_seats import Seat, Seats
 from llmservice_serving.engine_steps import StepClock
 
 log = logging.getLogger("vllm.llmservice")
-STOCK = "fcfs"
 TILE_TOKENS, BIN_TOKENS = 128, 64
 
 
@@ -61,7 +61,7 @@ class SLAI(Scheduler):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._clock.pace = pace.from_environment()
-        self.order = order_from_environment()
+        self.order = from_environment()
         if self.order is not None and self.order_waiting and self.policy == SchedulingPolicy.FCFS:
             self.waiting = PromptQueue(self._waiting_key)
         numbers = EngineNumbers(self._limits(), self._live)
@@ -292,11 +292,3 @@ class SLAI(Scheduler):  # type: ignore[misc]
 
 class _AsyncSLAI(SLAI, AsyncScheduler):  # type: ignore[misc]
     """SLAI over AsyncScheduler, whose overrides come next in line after ours."""
-
-
-def order_from_environment() -> Policy | None:
-    """The order that LLMSERVICE_POLICY asks for; None: vLLM's own. A name that does not exist stops the engine."""
-    name = os.environ.get(contract.ENV_POLICY) or "slai"
-    if name != STOCK and name not in POLICIES:
-        raise ValueError(f"{contract.ENV_POLICY}={name!r}: there are {', '.join((STOCK, *POLICIES))}")
-    return POLICIES.get(name)
