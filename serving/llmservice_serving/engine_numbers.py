@@ -120,8 +120,9 @@ class EngineNumbers:
         with self.lock:
             if key not in self.gaps and len(self.gaps) >= MAX_SERIES:
                 del self.gaps[next(iter(self.gaps))]
-            self.gaps[key] = self.gaps.pop(key, None) or Gaps()
-            return self.gaps[key]
+            gaps = self.gaps.pop(key, Gaps())
+            self.gaps[key] = gaps  # the newest is the last
+            return gaps
 
     def paced(self, *, overran: bool, late_s: float) -> None:
         with self.lock:
