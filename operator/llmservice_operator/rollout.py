@@ -45,10 +45,21 @@ def bounded(service: LLMService, pool: Pool, size: int) -> int:
 
 
 def removable(revision: str, pools: Iterable[Pool], deployments: Sequence[Manifest]) -> list[Manifest]:
-    """Engine Deployments of earlier revisions or pools: all, once every wanted one is Ready in full."""
+    """Engine Deployments of earlier revisions or pools that may go now.
+
+    All, once every wanted one is Ready in full. Until then the newest that was complete stays. One that never was goes
+    at once: it would hold its GPUs for ever, and its successor could not start. Only while none that was complete
+    serves, whatever has Ready pods stays, too.
+    """
+    wanted, old = set(pools), outdated(revision, pools, deployments)
     current = {_pool(d): d for d in deployments if is_current(d, revision)}
-    complete = all(pool in current and _is_complete(current[pool]) for pool in pools)
-    return outdated(revision, pools, deployments) if complete else []
+    if all(pool in current and _is_complete(current[pool]) for pool in wanted):
+        return old
+    proven = [group for group in _by_age(deployments) if _was_complete(group)]
+    kept = next((group for group in proven if group[0] in old), [])
+    if not any(_serves(group) for group in proven):
+        kept = kept + [d for d in old if _ready(d)]
+    return [d for d in old if d not in kept]
 
 
 def outdated(revision: str, pools: Iterable[Pool], deployments: Sequence[Manifest]) -> list[Manifest]:
@@ -64,7 +75,7 @@ def _decided(pool: Pool, revision: str, deployments: Sequence[Manifest], mode: M
     """From the current Deployment, else from the newest earlier one."""
     of_pool = sorted(
         (d for d in deployments if _pool(d) is pool),
-        key=lambda d: (is_current(d, revision), str(d["metadata"].get("creationTimestamp", ""))),
+        key=lambda d: (is_current(d, revision), _created(d)),
     )
     if not of_pool:
         return None
@@ -84,7 +95,43 @@ def _pool(deployment: Manifest) -> Pool | None:
     return Pool(value) if value in {pool.value for pool in Pool} else None
 
 
+def _by_age(deployments: Iterable[Manifest]) -> list[list[Manifest]]:
+    """By revision, the newest first."""
+    groups: dict[str, list[Manifest]] = {}
+    for deployment in deployments:
+        groups.setdefault(labels_of(deployment).get(LABEL_REVISION, ""), []).append(deployment)
+    return sorted(groups.values(), key=lambda group: max(map(_created, group)), reverse=True)
+
+
+def _created(deployment: Manifest) -> str:
+    return str(deployment["metadata"].get("creationTimestamp", ""))
+
+
+def _was_complete(group: Sequence[Manifest]) -> bool:
+    """At some time all its pods were available; the Deployment controller notes that once and for all."""
+    return _covers(group) and all(_progress(d) == "NewReplicaSetAvailable" for d in group)
+
+
+def _serves(group: Sequence[Manifest]) -> bool:
+    return _covers([d for d in group if _ready(d)])
+
+
+def _covers(group: Iterable[Manifest]) -> bool:
+    """Enough pools for a request: routers never pair pods of two revisions."""
+    found = {_pool(d) for d in group}
+    return Pool.MIXED in found or {Pool.PREFILL, Pool.DECODE} <= found
+
+
+def _progress(deployment: Manifest) -> str:
+    conditions = (deployment.get("status") or {}).get("conditions") or []
+    return next((str(c.get("reason")) for c in conditions if c.get("type") == "Progressing"), "")
+
+
+def _ready(deployment: Manifest) -> int:
+    return int((deployment.get("status") or {}).get("readyReplicas", 0))
+
+
 def _is_complete(deployment: Manifest) -> bool:
     status = deployment.get("status") or {}
     seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
-    return bool(seen and status.get("readyReplicas", 0) >= max(1, deployment["spec"].get("replicas", 1)))
+    return bool(seen and _ready(deployment) >= max(1, deployment["spec"].get("replicas", 1)))

@@ -185,6 +185,33 @@ def test_the_old_spec_brings_back_the_old_pods(running: Operator, api: Api, plan
         plane.nodes.behave({"llmservice.dev/pool": "decode"}, Behaviour())
 
 
+def bound(api: Api) -> list[str]:
+    """Engine pods that have a node."""
+    pods = api.items("pods", "-l", "llmservice.dev/component=engine")
+    return [pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName")]
+
+
+def test_a_broken_revision_makes_room_for_its_correction(running: Operator, api: Api, plane: ControlPlane) -> None:
+    """Two revisions fill the two nodes: while the broken one held its GPUs, the corrected one could never start."""
+    pools = {"prefill": {"maxReplicas": 1}, "decode": {"maxReplicas": 1, "gpusPerReplica": 6}}
+    api.create(service(pools=pools, scaling={"interval": "5s"}))
+    ready(api)
+    serving = set(api.engines())
+    plane.nodes.behave({"llmservice.dev/pool": "decode"}, Behaviour(start_s=None))
+    try:
+        api.patch("llmsvc", "chat", {"spec": {"engine": {"image": "localhost/broken:1"}}})
+        broken = eventually(lambda: e - serving if len(e := set(api.engines())) == 4 else None)
+        eventually(lambda: len(bound(api)) == 4)
+        plane.nodes.behave({"llmservice.dev/pool": "decode"}, Behaviour(start_s=2.0))
+        api.patch("llmsvc", "chat", {"spec": {"engine": {"image": "localhost/corrected:1"}}})
+        eventually(lambda: not broken & set(api.engines()))
+        assert serving < set(api.engines()), "what serves stays until the correction does"
+        eventually(lambda: not serving & set(api.engines()))
+        ready(api)
+    finally:
+        plane.nodes.behave({"llmservice.dev/pool": "decode"}, Behaviour())
+
+
 def test_pods_without_a_node_are_told_of(running: Operator, api: Api) -> None:
     pools = {"prefill": {"maxReplicas": 1}, "decode": {"minReplicas": 3, "maxReplicas": 3, "gpusPerReplica": 8}}
     api.create(service(pools=pools, scaling={}))
