@@ -1,5 +1,8 @@
 """Does what lives differ from what we want? Only fields that we write are compared. Pure.
 
+Within such a field others may add keys and items, but for the fields that are one statement: those are compared whole,
+and server-side apply replaces them whole (their schemas call them atomic), so that a stranger's part does go.
+
 The API server adds defaults and spells some values its own way (`1000m` becomes `1`), so after an apply we remember
 what it made of our fields and call that settled.
 """
@@ -10,12 +13,14 @@ from typing import Any
 from llmservice_operator.kinds import Manifest
 
 _KEYS = ("name", "mountPath", "containerPort")
+_WHOLE = ("selector", "matchLabels", "nodeSelector", "subjects", "rules")
+"""A label more and a Service has no endpoints; a subject more and a stranger has the router's rights."""
 
 
 def part_of(live: Any, wanted: Any) -> Any:
     """What `live` says at the places that `wanted` speaks of; absent places are left out."""
     if isinstance(wanted, Mapping) and isinstance(live, Mapping):
-        found = {key: part_of(live.get(key), value) for key, value in wanted.items()}
+        found = {k: live.get(k) if k in _WHOLE else part_of(live.get(k), v) for k, v in wanted.items()}
         return {key: value for key, value in found.items() if not _empty(value)}
     if _is_keyed(wanted) and _is_keyed(live):
         return _keyed_part(live, wanted)

@@ -68,6 +68,41 @@ def test_edited_children_are_put_back(running: Operator, api: Api) -> None:
     assert f"Deployment {decode} was edited by somebody else and is put back" in told
 
 
+def test_what_strangers_add_to_a_selector_or_a_right_goes(running: Operator, api: Api) -> None:
+    """Each of these made a service silently useless: no endpoints, no budget, a stranger with the router's rights."""
+    body = service()
+    body["spec"]["pools"]["decode"]["template"] = {"spec": {"nodeSelector": {"kubernetes.io/os": "linux"}}}
+    api.create(body)
+    ready(api)
+    decode = engine(api, "decode")
+    paths = {
+        ("svc", "chat"): "spec.selector",
+        ("pdb", "chat-decode"): "spec.selector.matchLabels",
+        ("rolebinding", "chat-router"): "subjects",
+        ("role", "chat-router"): "rules",
+        ("deploy", decode): "spec.template.spec.nodeSelector",
+    }
+    wanted = {key: at(api.get(*key), path) for key, path in paths.items()}
+    subject = {"kind": "ServiceAccount", "name": "stranger", "namespace": "default"}
+    rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
+    api.patch("svc", "chat", {"spec": {"selector": {"team": "x"}}})
+    api.patch("pdb", "chat-decode", {"spec": {"selector": {"matchLabels": {"team": "x"}}}})
+    api.patch("rolebinding", "chat-router", {"subjects": [*wanted["rolebinding", "chat-router"], subject]})
+    api.patch("role", "chat-router", {"rules": [*wanted["role", "chat-router"], rule]})
+    api.patch("deploy", decode, {"spec": {"template": {"spec": {"nodeSelector": {"team": "x"}}}}})
+    for key, path in paths.items():
+        eventually(lambda key=key, path=path: at(api.get(*key), path) == wanted[key])  # type: ignore[misc]
+    before = len(running.writes())
+    time.sleep(6)
+    assert [w for w in running.writes()[before:] if "llmservices/status" not in w and "events" not in w] == []
+
+
+def at(node: Any, path: str) -> Any:
+    for part in path.split("."):
+        node = node[part]
+    return node
+
+
 def test_deleted_children_come_back(running: Operator, api: Api) -> None:
     api.create(service())
     before = ready(api)

@@ -1,4 +1,4 @@
-"""Which size was decided and which Deployments may go, by table; and when a child differs from what is wanted."""
+"""Which size was decided and which Deployments may go, by table."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmservice_core.model import Mode, Pool
-from llmservice_operator import compare, rollout
+from llmservice_operator import rollout
 from tests.control.test_children import good
 
 BOTH = (Pool.PREFILL, Pool.DECODE)
@@ -142,24 +142,3 @@ def test_of_three_revisions_the_one_that_serves_stays_and_the_broken_one_goes(
 def test_what_was_complete_is_never_removed_before_its_successor_is(b: tuple[int, int], c: tuple[int, int]) -> None:
     living = [*SERVING, *revision("b", *b, made="2"), *revision("c", *c, made="3")]
     assert (rollout.names(SERVING) <= rollout.names(rollout.removable("c", BOTH, living))) == (c == (2, 2))
-
-
-WANTED = {"spec": {"replicas": 2, "ports": [{"name": "http", "port": 80}], "extra": {}, "list": ["a", "b"]}}
-
-
-@pytest.mark.parametrize(
-    ("live", "expected"),
-    [
-        ({"spec": {"replicas": 2, "ports": [{"name": "http", "port": 80}], "list": ["a", "b"]}}, False),
-        ({"spec": {**WANTED["spec"], "added": 1}, "status": {}}, False),
-        ({"spec": {**WANTED["spec"], "ports": [{"name": "http", "port": 80, "nodePort": 3}]}}, False),
-        ({"spec": {**WANTED["spec"], "ports": [{"name": "x", "port": 1}, {"name": "http", "port": 80}]}}, False),
-        ({"spec": {**WANTED["spec"], "replicas": 3}}, True),
-        ({"spec": {**WANTED["spec"], "ports": [{"name": "http", "port": 81}]}}, True),
-        ({"spec": {**WANTED["spec"], "ports": []}}, True),
-        ({"spec": {**WANTED["spec"], "list": ["b", "a"]}}, True),
-        ({"spec": {k: v for k, v in WANTED["spec"].items() if k != "replicas"}}, True),
-    ],
-)
-def test_only_our_own_fields_are_compared(live: dict[str, Any], expected: bool) -> None:
-    assert compare.differs(live, WANTED) is expected
