@@ -5,7 +5,7 @@ It decides no sizes. An unchanged service costs no request at all.
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from llmservice_core.contract import GROUP
 from llmservice_operator import compare
 from llmservice_operator.child_parts import digest
 from llmservice_operator.cluster import Cluster
-from llmservice_operator.errors import Gone, Misconfigured, NotReady, ServiceGone
+from llmservice_operator.errors import Gone, Misconfigured, NotReady, OperatorError, ServiceGone, Unreachable
 from llmservice_operator.kinds import CHILD_KINDS, LLMSERVICE, Kind, Manifest, annotations_of, kind_of, name_of
 from llmservice_operator.watches import Watches
 
@@ -34,6 +34,15 @@ class Restored:
     what: str
 
 
+@dataclass(slots=True, kw_only=True)
+class Writes:
+    """What the writes of one pass came to, filled one by one, so that a pass that breaks off can still be told of."""
+
+    restored: list[Restored] = field(default_factory=list)
+    refused: dict[Key, OperatorError] = field(default_factory=dict)
+    """Not tried again in the same pass."""
+
+
 @dataclass(slots=True)
 class Applier:
     """Writes for one service. Remembers what the API server made of our fields, and what existed."""
@@ -45,42 +54,51 @@ class Applier:
     """Looked up at most once in a pass."""
 
     async def converge(
-        self, service: LLMService, wanted: Sequence[Manifest], keep: Iterable[str] = ()
-    ) -> list[Restored]:
-        """`keep`: names of Deployments that are no longer wanted but may not go yet."""
+        self, service: LLMService, wanted: Sequence[Manifest], keep: Iterable[str], done: Writes
+    ) -> None:
+        """`keep`: names of Deployments that are no longer wanted but may not go yet.
+
+        A child that is refused (a webhook, a stranger of its name) must not keep the others from what they need.
+        """
         self._parent_lives = False
         living = {(kind_of(c), name_of(c)): c for c in self.watches.all_of(service.key, CHILD_KINDS)}
-        restored = [await self._ensure(service, stamped(item), living) for item in wanted]
-        names = {(kind_of(item), name_of(item)) for item in wanted}
+        for item in wanted:
+            if _key(item) not in done.refused:
+                await _attempt(_key(item), self._ensure(service, stamped(item), living, done), done)
+        names = {_key(item) for item in wanted}
         for key, child in living.items():
             if key not in names and key[1] not in keep and _is_owned(child, service):
-                await self._delete(child)
-        return [one for one in restored if one is not None]
+                await _attempt(key, self._delete(child), done)
 
-    async def _ensure(self, service: LLMService, item: Manifest, living: dict[Key, Manifest]) -> Restored | None:
-        key = (kind_of(item), name_of(item))
+    async def _ensure(self, service: LLMService, item: Manifest, living: dict[Key, Manifest], done: Writes) -> None:
+        key = _key(item)
         live = living.get(key) or await self._unseen(service, item)
         if live is not None:
             _refuse_strangers(live, service)
             if live["metadata"].get("deletionTimestamp") or not self._needs(live, item):
-                return None
-        what = self._what_happened(key, live, item)
+                return
         answer = await self.cluster.apply(item)
         self.watches.put(answer)
+        what = self._what_happened(key, live, item, answer)
         self.settled[key] = (_digest_of(item), compare.part_of(answer, item))
-        return Restored(kind=key[0].kind, name=key[1], what=what) if what else None
+        if what is not None:
+            done.restored.append(Restored(kind=key[0].kind, name=key[1], what=what))
 
     def _needs(self, live: Manifest, item: Manifest) -> bool:
         if _digest_of(live) != _digest_of(item):
             return True
         settled = (_digest_of(item), compare.part_of(live, item))
-        return compare.differs(live, item) and self.settled.get((kind_of(item), name_of(item))) != settled
+        return compare.differs(live, item) and self.settled.get(_key(item)) != settled
 
-    def _what_happened(self, key: Key, live: Manifest | None, item: Manifest) -> str | None:
-        """None: it is our own change."""
+    def _what_happened(self, key: Key, live: Manifest | None, item: Manifest, answer: Manifest) -> str | None:
+        """None: it is our own change, or none at all.
+
+        After a restart we do not know yet how the API server spells our values; then it answers with what was there.
+        """
         if live is None:
             return "deleted" if key in self.settled else None
-        return "edited" if _digest_of(live) == _digest_of(item) else None
+        changed = compare.part_of(answer, item) != compare.part_of(live, item)
+        return "edited" if changed and _digest_of(live) == _digest_of(item) else None
 
     async def _unseen(self, service: LLMService, item: Manifest) -> Manifest | None:
         """What no watch shows: nothing, or a stranger of this name, or ours whose label somebody took away.
@@ -104,7 +122,20 @@ class Applier:
         with contextlib.suppress(Gone):
             await self.cluster.delete(child)
         self.watches.drop(child)
-        self.settled.pop((kind_of(child), name_of(child)), None)
+        self.settled.pop(_key(child), None)
+
+
+async def _attempt(key: Key, work: Awaitable[None], done: Writes) -> None:
+    try:
+        await work
+    except Unreachable:
+        raise
+    except OperatorError as error:
+        done.refused[key] = error
+
+
+def _key(item: Manifest) -> Key:
+    return kind_of(item), name_of(item)
 
 
 def stamped(item: Manifest) -> Manifest:

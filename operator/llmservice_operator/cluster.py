@@ -14,7 +14,7 @@ from kubernetes.aio import client, config
 
 from llmservice_core.contract import FIELD_MANAGER
 from llmservice_operator import metrics
-from llmservice_operator.errors import Expired, Gone, Misconfigured, NotReady, OperatorError
+from llmservice_operator.errors import Exists, Expired, Gone, Misconfigured, NotReady, OperatorError, Unreachable
 from llmservice_operator.kinds import Kind, Manifest, kind_of, name_of, namespace_of
 
 TIMEOUT_S = 15.0
@@ -134,8 +134,11 @@ class Cluster:
             )
             url = f"{sent[1]}?{urlencode(query)}" if query else sent[1]
             answer = await self._api.call_api(verb, url, sent[2], body, _request_timeout=timeout_s)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise NotReady(f"the API server does not answer: {error or type(error).__name__}") from error
+        except TimeoutError as error:
+            # It may be one slow webhook of one kind: others may well be answered.
+            raise NotReady(f"the API server does not answer within {timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(f"the API server does not answer: {error or type(error).__name__}") from error
         response: aiohttp.ClientResponse = answer.response
         return response
 
@@ -159,6 +162,8 @@ def _error(code: int, message: str) -> OperatorError:
         return Gone(message)
     if code == 410:
         return Expired(message)
+    if code == 409 and "already exists" in message:
+        return Exists(message)
     # Server-side apply answers 500 to fields that it does not know: that is the manifest's fault.
     if "field not declared in schema" in message:
         return Misconfigured(message)

@@ -13,8 +13,16 @@ class NotReady(OperatorError):
     reason = "TryingAgain"
 
 
+class Unreachable(NotReady):
+    """Nobody listens at the API server's address: whatever else would be asked now fails as well."""
+
+
 class ServiceGone(Exception):
     """The LLMService itself was deleted: not a failure, the end of its keeper."""
+
+
+class Exists(NotReady):
+    """Somebody made an object of this name already."""
 
 
 class Expired(NotReady):

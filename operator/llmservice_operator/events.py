@@ -1,10 +1,11 @@
 """Events for the owner of a service, one small function per kind. They make manifests; nothing is sent here."""
 
+import hashlib
 import uuid
 from collections.abc import Mapping
 
 from llmservice_api.resource import LLMService
-from llmservice_api.status import Condition
+from llmservice_api.status import Change, Condition
 from llmservice_core.contract import FIELD_MANAGER
 from llmservice_core.model import Plan, Pool
 from llmservice_operator.apply import Restored
@@ -16,13 +17,21 @@ LONGEST = 1000
 
 
 def change_text(before: Mapping[Pool, int], after: Mapping[Pool, int], plan: Plan) -> str:
-    """`decode 1 -> 3: why` for each pool that changed; the plan's own sentence begins with the sizes."""
-    changed = {p.pool: p.message for p in plan.pools if after[p.pool] != before[p.pool]}
-    return "; ".join(f"{pool.value} {message}" for pool, message in changed.items())
+    """`decode 1 -> 3: why` for each pool that changed."""
+    known = [p for p in plan.pools if p.pool in before and p.pool in after]
+    changed = [(p, f"{before[p.pool]} -> {after[p.pool]}") for p in known if after[p.pool] != before[p.pool]]
+    return "; ".join(f"{p.pool.value} {_why(change, p.message)}" for p, change in changed)
 
 
-def scaled(service: LLMService, before: Mapping[Pool, int], after: Mapping[Pool, int], plan: Plan) -> Manifest:
-    return _event(service, str(plan.reason), change_text(before, after, plan), plan.time_s, action="Scale")
+def _why(change: str, message: str) -> str:
+    """The plan's own sentence begins with its change. What was written before a restart is told with what holds now."""
+    return message if message.startswith(f"{change}:") else f"{change}, not by this decision; now {message}"
+
+
+def scaled(service: LLMService, change: Change, plan: Plan, last: Change | None) -> Manifest:
+    """Named after the change and the one before it, so that an operator that was killed does not tell it twice."""
+    name = _digest(service.metadata.uid, last, change.from_, change.to)
+    return _event(service, change.reason, change.message, plan.time_s, action="Scale", name=name)
 
 
 def restored(service: LLMService, one: Restored, now_s: float) -> Manifest:
@@ -38,13 +47,26 @@ def flipped(service: LLMService, condition: Condition, now_s: float) -> Manifest
     return _event(service, condition.reason, text, now_s, action="Observe", kind=kind)
 
 
-def _event(service: LLMService, reason: str, text: str, now_s: float, *, action: str, kind: str = "Normal") -> Manifest:
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _event(
+    service: LLMService,
+    reason: str,
+    text: str,
+    now_s: float,
+    *,
+    action: str,
+    kind: str = "Normal",
+    name: str | None = None,
+) -> Manifest:
     time = timestamp(now_s)
     return {
         "apiVersion": EVENT.api_version,
         "kind": EVENT.kind,
         "metadata": {
-            "name": f"{service.metadata.name}.{uuid.uuid4().hex[:16]}",
+            "name": f"{service.metadata.name}.{name or uuid.uuid4().hex[:16]}",
             "namespace": service.metadata.namespace,
         },
         "involvedObject": {

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from llmservice_api.resource import LLMService
 from llmservice_core.model import Mode, Pool, PoolSeen
 from llmservice_operator import children, metrics, rollout
-from llmservice_operator.apply import Applier, Restored
+from llmservice_operator.apply import Applier, Writes
 from llmservice_operator.children import Rendering
 from llmservice_operator.decide import Decision, decide, pools_seen
 from llmservice_operator.errors import Misconfigured, NotReady, OperatorError, ServiceGone
@@ -39,8 +39,7 @@ class Outcome:
     pools: tuple[PoolSeen, ...] = ()
     revision: str | None = None
     rolling_out: bool = False
-    before: Mapping[Pool, int] | None = None
-    restored: list[Restored] = field(default_factory=list)
+    writes: Writes = field(default_factory=Writes)
     problem: tuple[str, str] | None = None
 
 
@@ -96,7 +95,7 @@ class Keeper:
             left_s = self.passed_s + interval_s - now_s
         if outcome.problem is not None and outcome.problem[0] != Misconfigured.reason:
             left_s = min(left_s, RETRY_S)
-        gather_s = REPAIRED_S if outcome.restored else GATHER_S
+        gather_s = REPAIRED_S if outcome.writes.restored else GATHER_S
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(left_s, gather_s)):
                 await self._woken.wait()
@@ -139,8 +138,21 @@ class Keeper:
         self.sizes = before
         sizes = await self._decide(service, rendering, outcome, before)
         if sizes != before:
+            await self._resize(service, rendering, outcome, sizes)
+        if outcome.writes.refused:
+            raise next(iter(outcome.writes.refused.values()))
+
+    async def _resize(
+        self, service: LLMService, rendering: Rendering, outcome: Outcome, sizes: dict[Pool, int]
+    ) -> None:
+        """What was written is told as decided; where that is not all of it, the next pass decides anew."""
+        try:
             await self._converge(service, rendering, outcome, sizes)
-            self.sizes, outcome.before = sizes, before
+        finally:
+            deployments = rollout.engines(self.world.watches.of(DEPLOYMENT, service.key))
+            self.sizes = rollout.decided(service, rendering.revision, deployments, self.sizes)
+            if self.sizes != sizes:
+                self.decided_s = float("-inf")
 
     async def _decide(
         self, service: LLMService, rendering: Rendering, outcome: Outcome, before: dict[Pool, int]
@@ -176,7 +188,7 @@ class Keeper:
         wanted = children.render(
             service, self.world.settings, rendering, sizes, pod_monitors=watches.exists(POD_MONITOR)
         )
-        outcome.restored += await self.applier.converge(service, wanted, keep=old - going)
+        await self.applier.converge(service, wanted, old - going, outcome.writes)
 
     async def _tell(self, service: LLMService, outcome: Outcome) -> None:
         facts = Facts(
@@ -191,7 +203,7 @@ class Keeper:
             plan=self.decision.plan if self.decision else None,
             problem=outcome.problem,
         )
-        await self.teller.tell(facts, outcome.before, outcome.restored)
+        await self.teller.tell(facts, outcome.writes.restored)
 
     def _routers_ready(self, service: LLMService) -> int:
         found = rollout.router(self.world.watches.of(DEPLOYMENT, service.key))

@@ -18,6 +18,7 @@ from llmservice_api.status import (
     Summary,
 )
 from llmservice_core.model import Attainment, ClassTraffic, Plan, Pool, ServiceClass, Slo, Step
+from llmservice_operator import events
 from llmservice_operator.conditions import report, timestamp
 from llmservice_operator.facts import Facts
 
@@ -160,12 +161,14 @@ def _step(step: Step) -> StepSizes:
 
 
 def change(before: Mapping[Pool, int], after: Mapping[Pool, int], plan: Plan) -> Change:
+    """Of the pools whose size was known before."""
+    after = {pool: size for pool, size in after.items() if pool in before}
     return Change(
         time=timestamp(plan.time_s),
         from_=Sizes(**{pool.value: size for pool, size in before.items()}),
         to=Sizes(**{pool.value: size for pool, size in after.items()}),
         reason=str(plan.reason),
-        message=plan.message[:2048],
+        message=events.change_text(before, after, plan)[:2048],
     )
 
 

@@ -1,6 +1,8 @@
 """Tells people what happened to one service: status, Events, one log line per change. It decides and changes nothing.
 
-What it told last is kept here, with the planner's memory that travels in the status: a restart reads both back.
+What it told last is kept here, with the planner's memory that travels in the status: a restart reads both back. A
+change of sizes is a difference to what was told last: so none is lost that was half written, or written by an operator
+that was killed before it could tell.
 """
 
 import logging
@@ -9,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmservice_api.status import HISTORY_LENGTH, MEMORY_LENGTH, Change, Status
-from llmservice_core.model import Pool
+from llmservice_core.model import Mode, Pool
 from llmservice_core.planner_memory import Memory
 from llmservice_operator import events, status
 from llmservice_operator.apply import Restored
-from llmservice_operator.errors import Gone, OperatorError, ServiceGone
+from llmservice_operator.errors import Exists, Gone, OperatorError, ServiceGone
 from llmservice_operator.facts import Facts
 from llmservice_operator.kinds import Manifest
 from llmservice_operator.world import World
@@ -30,10 +32,12 @@ class Teller:
     shown: Status | None
     memory: Memory | None = field(init=False)
     history: list[Change] = field(init=False)
+    told: Mapping[Pool, int] = field(init=False)
     written_s: float = float("-inf")
 
     def __post_init__(self) -> None:
         self.history = list(self.shown.history) if self.shown else []
+        self.told = self.sizes_shown()
         self.memory = Memory.from_json(self.shown.memory or "") if self.shown else None
 
     def sizes_shown(self) -> dict[Pool, int]:
@@ -41,21 +45,26 @@ class Teller:
         known = pools.model_dump(exclude_none=True) if pools else {}
         return {Pool(name): int(pool["desired"]) for name, pool in known.items()}
 
-    async def tell(self, facts: Facts, before: Mapping[Pool, int] | None, restored: Sequence[Restored]) -> None:
-        """`before`: the sizes until now, if they changed."""
+    async def tell(self, facts: Facts, restored: Sequence[Restored]) -> None:
         for one in restored:
             log.info("%s: %s %s was %s by somebody else: put back", facts.service.key, one.kind, one.name, one.what)
             await self._post(events.restored(facts.service, one, facts.now_s))
-        if before is not None and facts.plan is not None:
-            await self._tell_change(facts, before)
+        await self._tell_change(facts)
         await self._show(facts)
 
-    async def _tell_change(self, facts: Facts, before: Mapping[Pool, int]) -> None:
-        plan = facts.plan
-        assert plan is not None
-        log.info("%s: %s: %s", facts.service.key, plan.reason, events.change_text(before, facts.sizes, plan))
-        self.history = [*self.history, status.change(before, facts.sizes, plan)][-HISTORY_LENGTH:]
-        await self._post(events.scaled(facts.service, before, facts.sizes, plan))
+    async def _tell_change(self, facts: Facts) -> None:
+        """Sizes that people set are theirs; a pool's first size is no change."""
+        sizes, told, plan = facts.sizes, self.told, facts.plan
+        changed = any(told.get(pool, size) != size for pool, size in sizes.items())
+        is_ours = facts.service.spec.scaling.mode is Mode.AUTO
+        if changed and is_ours:
+            if plan is None:
+                return
+            change, last = status.change(told, sizes, plan), self.history[-1] if self.history else None
+            if await self._post(events.scaled(facts.service, change, plan, last)):
+                log.info("%s: %s: %s", facts.service.key, change.reason, change.message)
+            self.history = [*self.history, change][-HISTORY_LENGTH:]
+        self.told = dict(sizes)
 
     async def _show(self, facts: Facts) -> None:
         new = status.build(self.shown or Status(), facts, self.history, self._memory_text())
@@ -82,12 +91,15 @@ class Teller:
             if before is not None and after is not None and {before.status, after.status} == {"True", "False"}:
                 await self._post(events.flipped(facts.service, after, facts.now_s))
 
-    async def _post(self, event: Manifest) -> None:
-        """An Event that is lost is no reason to stop."""
+    async def _post(self, event: Manifest) -> bool:
+        """Whether it is new. One that is lost is no reason to stop."""
         try:
             await self.world.cluster.create(event)
+        except Exists:
+            return False
         except OperatorError as error:
             log.warning("an Event was lost (%s): %s", error, event["message"])
+        return True
 
 
 def _status_of(facts: Facts, new: Status) -> Manifest:

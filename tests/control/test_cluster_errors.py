@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from llmservice_operator.cluster import Cluster
-from llmservice_operator.errors import Expired, Gone, Misconfigured, NotReady, OperatorError
+from llmservice_operator.errors import Exists, Expired, Gone, Misconfigured, NotReady, OperatorError, Unreachable
 from llmservice_operator.kinds import DEPLOYMENT
 
 UNKNOWN_FIELD = "failed to create typed patch object: .spec.x: field not declared in schema"
@@ -20,6 +20,7 @@ ANSWERS = [
     (410, "too old resource version", Expired),
     (401, "Unauthorized", NotReady),
     (409, "the object has been modified", NotReady),
+    (409, 'events "chat.1" already exists', Exists),
     (429, "storage is (re)initializing", NotReady),
     (500, "etcdserver: leader changed", NotReady),
     (503, "apiserver is shutting down", NotReady),
@@ -103,7 +104,7 @@ async def test_nobody_there(door: Cluster, tmp_path: Path, monkeypatch: pytest.M
     away = Cluster()
     await away.connect()
     try:
-        with pytest.raises(NotReady, match="does not answer"):
+        with pytest.raises(Unreachable, match="does not answer"):
             await away.list(DEPLOYMENT, "ns")
     finally:
         await away.close()
