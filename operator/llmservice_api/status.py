@@ -48,7 +48,7 @@ class ClassStatus(Node):
 
 
 class PoolStatus(Node):
-    desired: int
+    desired: int | None = Field(None, description="The size that was decided; absent while unknown.")
     planned: int | None = Field(None, description="What the last plan wants: applied in mode Auto, shown in Recommend.")
     ready: int
     starting: int

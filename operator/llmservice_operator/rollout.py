@@ -28,10 +28,10 @@ def is_current(deployment: Manifest, revision: str) -> bool:
 
 
 def decided(service: LLMService, revision: str, deployments: Sequence[Manifest], remembered: Sizes) -> dict[Pool, int]:
-    """The sizes before this decision. `remembered`: for a Deployment that somebody deleted."""
+    """The sizes before this decision. `remembered`: for a Deployment that was deleted; 0 is no size to come back to."""
     mode = service.spec.scaling.mode
     return {
-        pool: _first(_decided(pool, revision, deployments, mode), remembered.get(pool), spec.min_replicas)
+        pool: _first(_decided(pool, revision, deployments, mode), remembered.get(pool) or None, spec.min_replicas)
         for pool, spec in service.spec.pools.used().items()
     }
 

@@ -129,7 +129,7 @@ def _pool(facts: Facts, pool: Pool) -> PoolStatus:
     seen = facts.seen(pool)
     decision = next((p for p in facts.plan.pools if p.pool is pool), None) if facts.plan else None
     return PoolStatus(
-        desired=facts.sizes.get(pool, 0),
+        desired=facts.sizes.get(pool),
         planned=decision.replicas if decision else None,
         ready=seen.ready,
         starting=seen.starting,
@@ -173,7 +173,7 @@ def change(before: Mapping[Pool, int], after: Mapping[Pool, int], plan: Plan) ->
 
 
 def _summary(facts: Facts, classes: Sequence[ClassStatus]) -> Summary:
-    parts = {pool: f"{facts.seen(pool).ready}/{facts.sizes.get(pool, 0)}" for pool in facts.service.spec.pools.used()}
+    parts = {pool: f"{facts.seen(pool).ready}/{facts.sizes.get(pool, '?')}" for pool in facts.service.spec.pools.used()}
     budget = facts.service.spec.scaling.gpu_budget
     rates = [c.requests_per_second for c in classes if c.requests_per_second is not None]
     load = facts.plan.load if facts.plan else None

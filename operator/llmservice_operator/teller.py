@@ -43,7 +43,7 @@ class Teller:
     def sizes_shown(self) -> dict[Pool, int]:
         pools = self.shown.pools if self.shown else None
         known = pools.model_dump(exclude_none=True) if pools else {}
-        return {Pool(name): int(pool["desired"]) for name, pool in known.items()}
+        return {Pool(name): int(pool["desired"]) for name, pool in known.items() if "desired" in pool}
 
     async def tell(self, facts: Facts, restored: Sequence[Restored]) -> None:
         for one in restored:

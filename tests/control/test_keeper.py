@@ -173,3 +173,16 @@ async def test_what_was_edited_while_no_operator_ran_is_put_back_and_told(cluste
     after = keeper(cluster, minimum(1, 1, status=shown(cluster)))
     await after.pass_once(after.service)
     assert cluster.told("Restored") == ["Service chat was edited by somebody else and is put back"]
+
+
+@pytest.mark.parametrize("mode", ["Off", "Recommend", "Auto"])
+async def test_a_failed_first_pass_leaves_no_size_behind(cluster: FakeCluster, mode: str) -> None:
+    """It wrote `desired: 0`, which a restart took for a decision: pools of no engines, for good."""
+    wrong = {"prefill": {"minReplicas": 2, "maxReplicas": 8, "template": {"spec": {"containers": 5}}}}
+    pools = minimum(2, 3).spec.pools.model_dump(by_alias=True, exclude_none=True)
+    one = keeper(cluster, resource(scaling={"mode": mode}, pools=pools | wrong))
+    await one.pass_once(one.service)
+    assert not sizes(cluster)
+    after = keeper(cluster, minimum(2, 3, generation=2, scaling={"mode": mode}, status=shown(cluster)))
+    await after.pass_once(after.service)
+    assert sizes(cluster) == {"decode": 3, "prefill": 2}

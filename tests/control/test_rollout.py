@@ -46,6 +46,8 @@ def deployment(
     [
         ([], Mode.AUTO, {}, 1),
         ([], Mode.AUTO, {Pool.DECODE: 4}, 4),
+        ([], Mode.OFF, {Pool.DECODE: 0}, 1),
+        ([deployment("decode", "new", replicas=0)], Mode.OFF, {Pool.DECODE: 3}, 0),
         ([deployment("decode", "new", replicas=2, noted=2)], Mode.AUTO, {}, 2),
         ([deployment("decode", "new", replicas=9, noted=2)], Mode.AUTO, {}, 2),
         ([deployment("decode", "new", replicas=9, noted=2)], Mode.RECOMMEND, {}, 9),

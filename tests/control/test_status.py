@@ -53,6 +53,15 @@ def test_unknown_numbers_are_absent() -> None:
     assert found["summary"]["reason"] == Mode.AUTO
 
 
+def test_sizes_before_the_first_decision_are_unknown_and_no_zero() -> None:
+    found = built(sizes={}, problem=("Misconfigured", "fix it"))
+    assert found.summary is not None
+    assert (found.summary.prefill, found.summary.decode) == ("1/?", "1/?")
+    pools = found.model_dump(by_alias=True, exclude_none=True)["pools"]
+    assert "desired" not in pools["prefill"]
+    assert "desired" not in pools["decode"]
+
+
 def test_gpus_of_pods_that_leave_or_wait_for_a_node_count() -> None:
     leaving = PoolSeen(pool=Pool.DECODE, desired=1, ready=1, starting=0, draining=1, unschedulable=1)
     assert facts(pools=(seen(Pool.PREFILL), leaving)).gpus == 1 + 2 * (1 + 1 + 1)
