@@ -77,7 +77,8 @@ def _template(service: LLMService, pool: Pool, settings: Settings) -> Manifest:
         },
     }
     partial = service.pool(pool).template
-    return merge_template(ours, partial.model_dump(exclude_none=True) if partial else None, known)
+    theirs = partial.model_dump(exclude_none=True) if partial else None
+    return merge_template(ours, theirs, known, f"spec.pools.{pool.value}.template")
 
 
 def _container(service: LLMService, pool: Pool, settings: Settings, known: list[Manifest]) -> Manifest:

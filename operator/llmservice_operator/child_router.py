@@ -84,7 +84,8 @@ def _template(service: LLMService, settings: Settings) -> Manifest:
         "spec": _pod(service, settings, identity_env),
     }
     partial = service.spec.router.template
-    merged = merge_template(ours, partial.model_dump(exclude_none=True) if partial else None, identity_env)
+    theirs = partial.model_dump(exclude_none=True) if partial else None
+    merged = merge_template(ours, theirs, identity_env, "spec.router.template")
     merged["spec"]["serviceAccountName"] = router_name(service)
     return merged
 

@@ -143,6 +143,7 @@ class Cluster:
         return response
 
 
+_BAD_MANIFEST = ("failed to create typed patch object", "failed to convert new object")
 _MANAGER = {"fieldManager": FIELD_MANAGER, "force": "true"}
 
 
@@ -164,8 +165,8 @@ def _error(code: int, message: str) -> OperatorError:
         return Expired(message)
     if code == 409 and "already exists" in message:
         return Exists(message)
-    # Server-side apply answers 500 to fields that it does not know: that is the manifest's fault.
-    if "field not declared in schema" in message:
+    # Server-side apply answers 500 to unknown fields and values of a wrong type: that is the manifest's fault.
+    if any(words in message for words in _BAD_MANIFEST):
         return Misconfigured(message)
     # 401: the token was renewed; 409: somebody wrote at the same time; 403 for a namespace that is being deleted.
     if code in (401, 408, 409, 429) or code >= 500 or "being terminated" in message:

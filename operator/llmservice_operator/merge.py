@@ -8,6 +8,7 @@ and the time for leaving, the identity in env, the number of GPUs.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmservice_operator import template_shape
 from llmservice_operator.kinds import Manifest
 
 _BY_NAME = ("containers", "initContainers", "volumes", "env")
@@ -16,28 +17,28 @@ _OURS_IN_CONTAINER = ("ports", "startupProbe", "readinessProbe", "livenessProbe"
 _OURS_IN_SPEC = ("terminationGracePeriodSeconds",)
 
 
-def merge_template(ours: Manifest, theirs: Manifest | None, identity: Sequence[Manifest]) -> Manifest:
-    """`identity`: env of our container (the first) that nobody may change."""
+def merge_template(ours: Manifest, theirs: Manifest | None, identity: Sequence[Manifest], path: str) -> Manifest:
+    """`identity`: env of our container (the first) that nobody may change. `path`: where `theirs` stands."""
     if not theirs:
         return ours
-    their_spec = _without(theirs.get("spec") or {}, _OURS_IN_SPEC)
+    theirs = template_shape.read(theirs, path)
+    their_spec = _without(theirs.get("spec", {}), _OURS_IN_SPEC)
     container = ours["spec"]["containers"][0]
     spec = _merge_object(ours["spec"], _protected(their_spec, container))
     merged = spec["containers"][0]
     merged["env"] = _by_key(merged.get("env", []), identity, "name")
     merged["resources"] = _merge_object(merged.get("resources", {}), container.get("resources", {}))
-    return {"metadata": _merge_metadata(ours["metadata"], theirs.get("metadata") or {}), "spec": spec}
+    return {"metadata": _merge_metadata(ours["metadata"], theirs.get("metadata", {})), "spec": spec}
 
 
 def _merge_metadata(ours: Manifest, theirs: Manifest) -> Manifest:
-    return {key: {**(theirs.get(key) or {}), **ours.get(key, {})} for key in ("labels", "annotations")}
+    return {key: {**theirs.get(key, {}), **ours.get(key, {})} for key in ("labels", "annotations")}
 
 
 def _protected(spec: Manifest, container: Manifest) -> Manifest:
     """Their spec without what they may not say about our container."""
     containers = [
-        _without(c, _OURS_IN_CONTAINER) if c.get("name") == container["name"] else c
-        for c in spec.get("containers") or []
+        _without(c, _OURS_IN_CONTAINER) if c["name"] == container["name"] else c for c in spec.get("containers", [])
     ]
     return {**spec, "containers": containers}
 
@@ -65,10 +66,10 @@ def _by_key(ours: Sequence[Manifest], theirs: Sequence[Manifest], key: str) -> l
 
     An env variable or a volume is one statement and is replaced; a container is merged field by field.
     """
-    said = {item.get(key): item for item in theirs}
-    known = {item.get(key) for item in ours}
-    merged = [_merge_item(item, said[item.get(key)]) if item.get(key) in said else item for item in ours]
-    return merged + [item for item in theirs if item.get(key) not in known]
+    said = {item[key]: item for item in theirs}
+    known = {item[key] for item in ours}
+    merged = [_merge_item(item, said[item[key]]) if item[key] in said else item for item in ours]
+    return merged + [item for item in theirs if item[key] not in known]
 
 
 def _merge_item(ours: Manifest, theirs: Manifest) -> Manifest:

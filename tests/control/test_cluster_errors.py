@@ -15,6 +15,8 @@ from llmservice_operator.errors import Exists, Expired, Gone, Misconfigured, Not
 from llmservice_operator.kinds import DEPLOYMENT
 
 UNKNOWN_FIELD = "failed to create typed patch object: .spec.x: field not declared in schema"
+WRONG_TYPE = "failed to create typed patch object: .spec.hostIPC: expected boolean, got yes"
+BAD_AMOUNT = "failed to convert new object to proper version: quantities must match the regular expression"
 ANSWERS = [
     (404, "not found", Gone),
     (410, "too old resource version", Expired),
@@ -26,6 +28,8 @@ ANSWERS = [
     (503, "apiserver is shutting down", NotReady),
     (403, "unable to create new content in namespace a because it is being terminated", NotReady),
     (500, UNKNOWN_FIELD, Misconfigured),
+    (500, WRONG_TYPE, Misconfigured),
+    (500, BAD_AMOUNT, Misconfigured),
     (403, "deployments.apps is forbidden", Misconfigured),
     (422, "spec.replicas: Invalid value", Misconfigured),
 ]
