@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, WithJsonSchema
 
 from llmservice_api import durations
-from llmservice_api.rules import Must, Rule, avoids, matches
+from llmservice_api.rules import Must, Rule, matches
 from llmservice_core.contract import ENV_PACE
 
 PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
@@ -112,14 +112,47 @@ Policy = Literal["slai", "fcfs"]
 
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
 
-_OWNED_ARGS: Final = ("--host", "--port", "--model", "--served-model-name", "--scheduler-cls")
+_OWNED_ARGS: Final = (
+    "--host",
+    "--port",
+    "--model",
+    "--served-model-name",
+    "--revision",
+    "--max-model-len",
+    "--tensor-parallel-size",
+    "-tp",
+    "--scheduler-cls",
+    "--max-num-batched-tokens",
+    "--kv-transfer-config",
+    "--shutdown-timeout",
+    "--enable-prompt-tokens-details",
+    "--no-enable-prompt-tokens-details",
+    "--config",
+)
+
+
+def _flag(argument: str) -> str:
+    """As vLLM reads it: `--kv_transfer_config.kv_role=x` is about --kv-transfer-config."""
+    return argument.split("=")[0].split(".")[0].replace("_", "-")
+
+
+def _is_owned(argument: str) -> bool:
+    """vLLM takes abbreviations, too; no other flag of its begins one of ours."""
+    flag = _flag(argument)
+    return len(flag) > 1 and flag != "--" and any(owned.startswith(flag) for owned in _OWNED_ARGS)
+
+
+_CEL_FLAG: Final = "self.split('=')[0].split('.')[0].replace('_', '-')"
 EngineArg = Annotated[
     str,
     Field(max_length=1024),
     Must(
-        avoids(
-            f"^({'|'.join(_OWNED_ARGS)})(=.*)?$",
-            f"remove this argument: {', '.join(_OWNED_ARGS)} are set from the fields of the resource",
+        Rule(
+            cel=f"!self.startsWith('-') || [{_CEL_FLAG}].all(flag, flag.size() < 2 || flag == '--' ||"
+            f" {list(_OWNED_ARGS)}.all(owned, !owned.startsWith(flag)))",
+            holds=lambda argument: not _is_owned(argument),
+            message=f"remove this argument: {', '.join(_OWNED_ARGS)} and their abbreviations are set from the fields of"
+            " the resource (model, pools, engine.scheduler), or by the operator alone",
         )
     ),
 ]

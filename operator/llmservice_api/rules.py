@@ -42,14 +42,6 @@ def matches(pattern: str, message: str) -> Rule:
     )
 
 
-def avoids(pattern: str, message: str) -> Rule:
-    return Rule(
-        cel=f"!self.matches('{pattern}')",
-        holds=lambda text: re.match(pattern, text) is None,
-        message=message,
-    )
-
-
 @dataclass(frozen=True)
 class Must:
     """Annotation of a field: `Annotated[str, Must(RULE)]`. The first broken rule speaks."""

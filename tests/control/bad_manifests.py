@@ -93,6 +93,44 @@ PERCENTILE = "a percentile lies above 0 and below 100"
 MIXED = {"mixed": {"maxReplicas": 4}}
 TTFT, TBT = "spec.classes.0.ttft", "spec.classes.0.tbt"
 
+OWNED = [
+    "--port=1",
+    "--port",
+    "--scheduler_cls=x",
+    "--scheduler-c",
+    "--tensor-parallel-size=2",
+    "--tensor_parallel=2",
+    "-tp",
+    "-tp=2",
+    "-t",
+    "--kv-transfer-config",
+    "--kv_transfer_config.kv_role=kv_producer",
+    "--shutdown_timeout=1",
+    "--revision=v1",
+    "--max-model-len",
+    "--max_num_batched_tokens=1",
+    "--config",
+    "--no-enable-prompt-tokens-details",
+]
+"""vLLM reads underscores as dashes, takes abbreviations, and fields of a JSON argument one by one."""
+
+FREE_ARGS = [
+    "--max-num-seqs=16",
+    "--max_num_seqs",
+    "--config-format=hf",
+    "--model-impl",
+    "--tokenizer-revision=v1",
+    "--enable-prefix-caching",
+    "-pp=2",
+    "-1",
+    "-",
+    "--",
+    "m",
+    "=",
+    "",
+    "a.b=c",
+]
+
 CASES = [
     Bad("unknown field", put("spec.clases", []), 'unknown field "spec.clases"', None),
     Bad("unknown field deep down", put(f"{TTFT}.percentil", 95), "unknown field", None),
@@ -144,7 +182,12 @@ CASES = [
     Bad("all three pools", put("spec.pools.mixed", {"maxReplicas": 4}), "and no pools.mixed"),
     Bad("no pools", drop("spec.pools"), "spec.pools: Required value", "Field required"),
     Bad("Prometheus without scheme", put("spec.metrics.prometheusURL", "prometheus:9090"), "write the whole URL"),
-    Bad("own port", put("spec.engine.args", ["--port=1"]), "remove this argument"),
+    *(
+        Bad(
+            f"own argument {argument}", put("spec.engine.args", ["--max-num-seqs=16", argument]), "remove this argument"
+        )
+        for argument in OWNED
+    ),
     Bad("own identity", put("spec.engine.env", [{"name": "LLMSERVICE_POOL", "value": "x"}]), "remove this variable"),
     Bad("variable without name", put("spec.engine.env", [{"value": "x"}]), "name: Required value", "Field required"),
     Bad("API keys are not there yet", put("spec.router.access", {"apiKeysSecret": "k"}), "not available yet"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from e2e.cluster.bare import ControlPlane
-from tests.control.bad_manifests import CASES, GOOD, Bad
+from tests.control.bad_manifests import CASES, FREE_ARGS, GOOD, Bad
 
 pytestmark = pytest.mark.api
 
@@ -32,6 +32,12 @@ def test_the_good_one_is_accepted(plane: ControlPlane) -> None:
     stored = _apply(plane, GOOD)
     assert stored["spec"]["pools"]["prefill"]["gpusPerReplica"] == 1, "scalar defaults are written out"
     assert stored["spec"]["scaling"]["mode"] == "Auto"
+
+
+def test_arguments_that_are_the_users_own_are_accepted(plane: ControlPlane) -> None:
+    body = copy.deepcopy(GOOD)
+    body["spec"]["engine"] = {"args": FREE_ARGS}
+    assert _apply(plane, body)["spec"]["engine"]["args"] == FREE_ARGS
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)

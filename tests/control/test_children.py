@@ -105,6 +105,17 @@ def test_the_users_arguments_come_last() -> None:
     assert container(good(engine={"args": ["--a", "1"]}))["args"][-2:] == ["--a", "1"]
 
 
+def test_every_flag_that_we_set_is_refused_from_users() -> None:
+    """The last one on a command line wins, and theirs come last."""
+    model = {"name": "m", "revision": "r", "maxModelLen": 100}
+    service = good(model=model, engine={"scheduler": {"tokenBudget": 64}})
+    flags = [argument for argument in container(service)["args"] if argument.startswith("-")]
+    assert len(flags) == 11
+    for flag in flags:
+        with pytest.raises(ValueError, match="remove this argument"):
+            good(engine={"args": [flag]})
+
+
 def test_no_variable_is_set_twice() -> None:
     """The API server refuses a list with the same key twice."""
     env = [{"name": "HF_TOKEN", "value": "mine"}, {"name": "HF_HOME", "value": "/mine"}]

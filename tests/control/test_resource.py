@@ -1,5 +1,6 @@
 """The resource as a model: bad manifests, good ones, examples, durations, the Goal, and the printed CRD."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 from llmservice_api import crd, durations
 from llmservice_api.resource import parse
 from llmservice_core.model import Mode, Pool
-from tests.control.bad_manifests import CASES, GOOD, Bad
+from tests.control.bad_manifests import CASES, FREE_ARGS, GOOD, Bad
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -20,6 +21,13 @@ def test_the_model_refuses_with_the_sentence(bad: Bad) -> None:
     with pytest.raises(ValueError) as error:
         parse(bad.body())
     assert (bad.model_words or bad.words) in str(error.value)
+
+
+@pytest.mark.parametrize("free", FREE_ARGS)
+def test_arguments_that_are_the_users_own(free: str) -> None:
+    body = copy.deepcopy(GOOD)
+    body["spec"]["engine"] = {"args": [free]}
+    assert parse(body).spec.engine.args == [free]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
