@@ -119,7 +119,9 @@ class Scaling(Node):
         core.Mode.AUTO, description="Auto; Recommend: plan and show, do not apply; Off: no planning."
     )
     gpu_budget: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        None, description="GPUs of all pools together, pending pods counted."
+        None,
+        description="GPUs of all pools together, pending pods counted. It limits sizes, not rollouts: while a new"
+        " revision starts beside the old one, both hold GPUs, about twice as many.",
     )
     interval: Interval = Field("15s", description="Time between two decisions.")
     target_load: TargetLoad = Field(0.98, description="RAD's stability guard, not the margin.")

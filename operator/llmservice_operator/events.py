@@ -39,6 +39,16 @@ def restored(service: LLMService, one: Restored, now_s: float) -> Manifest:
     return _event(service, "Restored", text, now_s, action="Restore", kind="Warning")
 
 
+def over_budget(service: LLMService, revision: str, gpus: int, budget: int, now_s: float) -> Manifest:
+    """Named after the revision: one rollout is told of once."""
+    text = (
+        f"revision {revision} starts beside the one that serves: until it is ready, both ask for {gpus} GPUs,"
+        f" more than scaling.gpuBudget {budget}, which limits sizes and not rollouts"
+    )
+    name = _digest(service.metadata.uid, "rollout", revision)
+    return _event(service, "RolloutOverBudget", text, now_s, action="RollOut", kind="Warning", name=name)
+
+
 def flipped(service: LLMService, condition: Condition, now_s: float) -> Manifest:
     """`condition` has just become True (a bad thing) or False (of a good one), or it is over."""
     bad = condition.status == ("True" if condition.type == "Degraded" else "False")

@@ -20,6 +20,8 @@ class Facts:
     rolling_out: bool
     observation: Observation | None
     plan: Plan | None
+    rollout_gpus: int | None = None
+    """Of the engines of all revisions, while a rollout is under way."""
     problem: tuple[str, str] | None = None
     """Reason and sentence of what kept this pass from its end."""
 

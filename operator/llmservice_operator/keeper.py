@@ -19,7 +19,7 @@ from llmservice_operator.children import Rendering
 from llmservice_operator.decide import Decision, decide, pools_seen
 from llmservice_operator.errors import Misconfigured, NotReady, OperatorError, ServiceGone
 from llmservice_operator.facts import Facts
-from llmservice_operator.kinds import DEPLOYMENT, POD_MONITOR
+from llmservice_operator.kinds import DEPLOYMENT, POD_MONITOR, Manifest
 from llmservice_operator.teller import Teller
 from llmservice_operator.world import World
 
@@ -130,7 +130,7 @@ class Keeper:
     async def _act(self, service: LLMService, outcome: Outcome) -> None:
         rendering = children.look(service, self.world.settings)
         outcome.revision = rendering.revision
-        deployments = rollout.engines(self.world.watches.of(DEPLOYMENT, service.key))
+        deployments = self._engines(service)
         before = rollout.decided(service, rendering.revision, deployments, self.sizes)
         outcome.pools = pools_seen(self.world, service, before)
         # Repairs first: they must not wait for a Prometheus that does not answer.
@@ -149,7 +149,7 @@ class Keeper:
         try:
             await self._converge(service, rendering, outcome, sizes)
         finally:
-            deployments = rollout.engines(self.world.watches.of(DEPLOYMENT, service.key))
+            deployments = self._engines(service)
             self.sizes = rollout.decided(service, rendering.revision, deployments, self.sizes)
             if self.sizes != sizes:
                 self.decided_s = float("-inf")
@@ -181,7 +181,7 @@ class Keeper:
         self, service: LLMService, rendering: Rendering, outcome: Outcome, sizes: Mapping[Pool, int]
     ) -> None:
         watches = self.world.watches
-        deployments = rollout.engines(watches.of(DEPLOYMENT, service.key))
+        deployments = self._engines(service)
         old = rollout.names(rollout.outdated(rendering.revision, rendering.templates, deployments))
         going = rollout.names(rollout.removable(rendering.revision, rendering.templates, deployments))
         outcome.rolling_out = bool(old - going)
@@ -191,6 +191,8 @@ class Keeper:
         await self.applier.converge(service, wanted, old - going, outcome.writes)
 
     async def _tell(self, service: LLMService, outcome: Outcome) -> None:
+        deployments = self._engines(service)
+        gpus = rollout.gpus(deployments, service.spec.engine.accelerator_resource)
         facts = Facts(
             service=service,
             now_s=self.world.clock(),
@@ -199,11 +201,15 @@ class Keeper:
             router_ready=self._routers_ready(service),
             revision=outcome.revision,
             rolling_out=outcome.rolling_out,
+            rollout_gpus=gpus if outcome.rolling_out else None,
             observation=self.decision.observation if self.decision else None,
             plan=self.decision.plan if self.decision else None,
             problem=outcome.problem,
         )
         await self.teller.tell(facts, outcome.writes.restored)
+
+    def _engines(self, service: LLMService) -> list[Manifest]:
+        return rollout.engines(self.world.watches.of(DEPLOYMENT, service.key))
 
     def _routers_ready(self, service: LLMService) -> int:
         found = rollout.router(self.world.watches.of(DEPLOYMENT, service.key))

@@ -67,6 +67,11 @@ def outdated(revision: str, pools: Iterable[Pool], deployments: Sequence[Manifes
     return [d for d in deployments if not is_current(d, revision) or _pool(d) not in wanted]
 
 
+def gpus(deployments: Iterable[Manifest], resource: str) -> int:
+    """What they ask for, each by its own template: another revision may have had other engines."""
+    return sum(int(d["spec"].get("replicas", 1)) * _gpus_of_one(d, resource) for d in deployments)
+
+
 def names(deployments: Iterable[Manifest]) -> set[str]:
     return {name_of(d) for d in deployments}
 
@@ -93,6 +98,11 @@ def _first(*sizes: int | None) -> int:
 def _pool(deployment: Manifest) -> Pool | None:
     value = labels_of(deployment).get(LABEL_POOL)
     return Pool(value) if value in {pool.value for pool in Pool} else None
+
+
+def _gpus_of_one(deployment: Manifest, resource: str) -> int:
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    return int(((container.get("resources") or {}).get("limits") or {}).get(resource, 0))
 
 
 def _by_age(deployments: Iterable[Manifest]) -> list[list[Manifest]]:

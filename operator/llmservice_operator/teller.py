@@ -33,6 +33,7 @@ class Teller:
     memory: Memory | None = field(init=False)
     history: list[Change] = field(init=False)
     told: Mapping[Pool, int] = field(init=False)
+    rollout_told: str | None = None
     written_s: float = float("-inf")
 
     def __post_init__(self) -> None:
@@ -50,6 +51,7 @@ class Teller:
             log.info("%s: %s %s was %s by somebody else: put back", facts.service.key, one.kind, one.name, one.what)
             await self._post(events.restored(facts.service, one, facts.now_s))
         await self._tell_change(facts)
+        await self._tell_rollout(facts)
         await self._show(facts)
 
     async def _tell_change(self, facts: Facts) -> None:
@@ -65,6 +67,13 @@ class Teller:
                 log.info("%s: %s: %s", facts.service.key, change.reason, change.message)
             self.history = [*self.history, change][-HISTORY_LENGTH:]
         self.told = dict(sizes)
+
+    async def _tell_rollout(self, facts: Facts) -> None:
+        gpus, budget, revision = facts.rollout_gpus, facts.service.spec.scaling.gpu_budget, facts.revision
+        if gpus is None or budget is None or revision is None or gpus <= budget or self.rollout_told == revision:
+            return
+        await self._post(events.over_budget(facts.service, revision, gpus, budget, facts.now_s))
+        self.rollout_told = revision
 
     async def _show(self, facts: Facts) -> None:
         new = status.build(self.shown or Status(), facts, self.history, self._memory_text())
