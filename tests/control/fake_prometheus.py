@@ -5,6 +5,7 @@ It is no oracle for PromQL: the real Prometheus is asked in tests with marker `p
 
 import copy
 import json
+import math
 import threading
 import time
 import urllib.parse
@@ -20,10 +21,10 @@ TRAFFIC = (names.ARRIVALS, names.PROMPT_TOKENS, names.PROMPTS, names.CACHED_TOKE
 
 
 class FakePrometheus:
-    """`factor` scales the traffic, `status` fails every request, `age_s` makes the samples old."""
+    """`factor` scales the traffic, `wobble` lets it sway; `status` fails every request, `age_s` makes samples old."""
 
     def __init__(self) -> None:
-        self.factor, self.status, self.age_s = 1.0, 200, 1.0
+        self.factor, self.wobble, self.status, self.age_s = 1.0, 0.0, 200, 1.0
         self.asked = 0
         owner = self
 
@@ -50,12 +51,14 @@ class FakePrometheus:
 
     def answer(self, query: str) -> dict[str, Any]:
         service = query.split('llmservice="')[1].split('"')[0]
+        # Counters that fell would be restarts: all samples of one answer sway together.
+        by = self.factor * (1 + self.wobble * math.sin(self.asked))
         shift_s = time.time() - self.age_s - NEWEST_S
-        result = [self._moved(series, service, shift_s) for series in copy.deepcopy(RECORDED)]
+        result = [self._moved(series, service, shift_s, by) for series in copy.deepcopy(RECORDED)]
         return {"status": "success", "data": {"resultType": "matrix", "result": result}}
 
-    def _moved(self, series: dict[str, Any], service: str, shift_s: float) -> dict[str, Any]:
+    def _moved(self, series: dict[str, Any], service: str, shift_s: float, by: float) -> dict[str, Any]:
         series["metric"][names.LLMSERVICE] = service
-        by = self.factor if series["metric"]["__name__"] in TRAFFIC else 1.0
+        by = by if series["metric"]["__name__"] in TRAFFIC else 1.0
         series["values"] = [[t + shift_s, repr(float(value) * by)] for t, value in series["values"]]
         return series

@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 
 from tests.control.fake_prometheus import FakePrometheus
-from tests.control.support import Api, Operator, engine, eventually, ready, service
+from tests.control.support import Api, Operator, engine, eventually, measured, ready
 
 pytestmark = [pytest.mark.api, pytest.mark.timeout(600)]
-
-CLASS = {
-    "name": "batch",
-    "default": True,
-    "ttft": {"target": "1s", "percentile": 80},
-    "tbt": {"target": "500ms", "percentile": 95},
-}
 
 
 @pytest.fixture
@@ -28,12 +21,6 @@ def prometheus() -> Iterator[FakePrometheus]:
     one.stop()
 
 
-def measured(prometheus: FakePrometheus, **scaling: Any) -> dict[str, Any]:
-    """A service whose decode pool serves 20 requests/s per replica by the recorded step times."""
-    scaling = {"interval": "5s", "scaleDown": {"stabilization": "0s"}, **scaling}
-    return service(classes=[CLASS], scaling=scaling, metrics={"prometheusURL": prometheus.url})
-
-
 def status(api: Api) -> dict[str, Any]:
     found: dict[str, Any] = api.get("llmsvc", "chat").get("status", {})
     return found
@@ -41,7 +28,7 @@ def status(api: Api) -> dict[str, Any]:
 
 def grown(api: Api, prometheus: FakePrometheus) -> str:
     """Five times the traffic: the decode pool has five replicas."""
-    api.create(measured(prometheus))
+    api.create(measured(prometheus.url))
     ready(api)
     prometheus.factor = 5.0
     decode = engine(api, "decode")
@@ -91,7 +78,7 @@ def test_metrics_that_go_away_scale_nothing_down_and_come_back(
 
 
 def test_a_recommendation_is_shown_and_not_applied(running: Operator, api: Api, prometheus: FakePrometheus) -> None:
-    api.create(measured(prometheus, mode="Recommend"))
+    api.create(measured(prometheus.url, mode="Recommend"))
     ready(api)
     prometheus.factor = 5.0
     shown = eventually(lambda: p if (p := status(api)["pools"]["decode"])["planned"] == 5 else None)
@@ -115,7 +102,7 @@ def test_a_restart_keeps_sizes_and_memory(running: Operator, api: Api, prometheu
 
 
 def test_the_budget_is_never_exceeded(running: Operator, api: Api, prometheus: FakePrometheus) -> None:
-    api.create(measured(prometheus, gpuBudget=4))
+    api.create(measured(prometheus.url, gpuBudget=4))
     ready(api)
     prometheus.factor = 20.0
     decode = engine(api, "decode")
@@ -129,7 +116,7 @@ def test_metrics_and_health_of_the_operator(operator: Operator, api: Api, promet
     operator.env["LLMSERVICE_HTTP_PORT"] = port = "19402"
     try:
         operator.start()
-        api.create(measured(prometheus))
+        api.create(measured(prometheus.url))
         ready(api)
 
         def read(path: str) -> str:
