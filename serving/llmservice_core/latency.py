@@ -9,7 +9,7 @@ sum of bench/data/step-times/README.md, with coefficients of its own for steps t
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -52,6 +52,29 @@ def work(prefill: Sequence[tuple[int, int]] = (), decode_kv: Sequence[int] = ())
         chunks=len(prefill),
         decodes=len(decode_kv),
         decode_kv_tokens=sum(decode_kv),
+    )
+
+
+def batch_work(batch: Iterable[tuple[int, int]], most_decode_tokens: int = 1) -> Work:
+    """Sums over what an engine scheduled: (new tokens, tokens computed before) of each request. A request whose cache
+    gets one more token (or as many as are speculated) costs what a decode does."""
+    new = attention = context = chunks = decodes = kv = 0.0
+    for q, c in batch:
+        if q <= most_decode_tokens and c > 0:
+            decodes += q
+            kv += c + q
+        else:
+            new += q
+            attention += q * (c + q / 2)
+            context += c + q
+            chunks += 1
+    return Work(
+        new_tokens=new,
+        attention_tokens2=attention,
+        context_tokens=context,
+        chunks=chunks,
+        decodes=decodes,
+        decode_kv_tokens=kv,
     )
 
 

@@ -11,7 +11,7 @@ section 6 and Eq. 8; parameters are those of the authors' flagship configuration
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -67,48 +67,18 @@ class Policy(Protocol):
 
     def decide(self, now_s: float, decodes: Sequence[Decode], started: Sequence[Started]) -> Order: ...
 
+    def batch_mean(self) -> Mean:
+        """A new estimate of the mean batch duration, for the engine that this policy is to order."""
+        ...
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slai:
-    """SLAI as published: shortest prompt first, strict users before others, dynamic offset Theta.
 
-    Departures, each forced by a setting that the paper does not have:
-    - more than two classes: "strict first" becomes "smaller TBT target first", the same order when there are two;
-    - a request without a target is never delayed (its `latest_start` is minus infinity) and is admitted last;
-    - a decode that was pre-empted is admitted before all others: under shortest-first it would wait behind every new
-      short prompt while its client watches a frozen stream. A prompt that was evicted goes back into the order;
-    - blocks are the engine's: vLLM checks at admission that the whole prompt fits, but takes blocks chunk by chunk; the
-      authors take all at once and keep 1 % free. So a started prompt can run dry midway;
-    - victims are the engine's: the newest started prompt as published; when there is none, the decode with the latest
-      LST (the authors: the critical decode that found no block). Nobody is evicted for a decode that can wait;
-    - Eq. 8's mean batch duration comes from `BatchMean`, see there;
-    - the authors' limit of decodes per batch is the engine's own limit of requests at once.
-    """
+class Mean(Protocol):
+    """What Eq. 8 calls the mean batch duration, however it is taken."""
 
-    name: str = "slai"
-    offset: float = 5.0
-    """Theta, in batches, while the KV cache has room."""
-    offset_when_full: float = 10.0
-    full_from: float = 0.96
-    """Share of KV blocks in use from which `offset_when_full` holds."""
+    def add(self, seconds: float, *, has_prefill: bool) -> None: ...
 
-    def waiting_key(self, prompt: Prompt) -> tuple[float, ...]:
-        strictness = math.inf if prompt.tbt_s is None else prompt.tbt_s
-        return (not prompt.was_running, strictness, prompt.tokens, prompt.arrival)
-
-    def latest_start(self, *, served_s: float, tbt_s: float | None, batch_s: float, kv_usage: float) -> float:
-        """Eq. 8: end of the batch that served it + TBT - Theta x mean batch duration."""
-        if tbt_s is None:
-            return -math.inf
-        theta = self.offset_when_full if kv_usage >= self.full_from else self.offset
-        return served_s + tbt_s - theta * batch_s
-
-    def decide(self, now_s: float, decodes: Sequence[Decode], started: Sequence[Started]) -> Order:
-        """Critical decodes by LST, started prompts first come first served, the other decodes by LST."""
-        by_start = sorted(decodes)
-        due = sum(d.latest_start_s <= now_s for d in by_start)
-        order = [d.place for d in by_start]
-        return Order(tuple(order[:due]), tuple(s.place for s in sorted(started)), tuple(order[due:]))
+    @property
+    def seconds(self) -> float: ...
 
 
 class BatchMean:
@@ -142,5 +112,66 @@ class BatchMean:
         return max(self._mean.values())
 
 
-POLICIES: dict[str, Policy] = {"slai": Slai()}
+class RunningMean:
+    """Eq. 8's mean to the letter: over all batches since the start. Policy slai-published has it."""
+
+    __slots__ = ("_count", "seconds")
+
+    def __init__(self) -> None:
+        self._count, self.seconds = 0, 0.0
+
+    def add(self, seconds: float, *, has_prefill: bool) -> None:
+        self._count += 1
+        self.seconds += (seconds - self.seconds) / self._count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slai:
+    """SLAI as published: shortest prompt first, strict users before others, dynamic offset Theta.
+
+    Departures, each forced by a setting that the paper does not have:
+    - more than two classes: "strict first" becomes "smaller TBT target first", the same order when there are two;
+    - a request without a target is never delayed (its `latest_start` is minus infinity) and is admitted last;
+    - a decode that was pre-empted is admitted before all others: under shortest-first it would wait behind every new
+      short prompt while its client watches a frozen stream. A prompt that was evicted goes back into the order;
+    - blocks are the engine's: vLLM checks at admission that the whole prompt fits, but takes blocks chunk by chunk; the
+      authors take all at once and keep 1 % free. So a started prompt can run dry midway;
+    - victims are the engine's: the newest started prompt as published; when there is none, the decode with the latest
+      LST (the authors: the critical decode that found no block). Nobody is evicted for a decode that can wait;
+    - Eq. 8's mean batch duration comes from `BatchMean`, see there;
+    - the authors' limit of decodes per batch is the engine's own limit of requests at once.
+    """
+
+    name: str = "slai"
+    offset: float = 5.0
+    """Theta, in batches, while the KV cache has room."""
+    offset_when_full: float = 10.0
+    full_from: float = 0.96
+    """Share of KV blocks in use from which `offset_when_full` holds."""
+    mean: Callable[[], Mean] = BatchMean
+    """Makes the estimate of the mean batch duration; `RunningMean` is the one that was published."""
+
+    def waiting_key(self, prompt: Prompt) -> tuple[float, ...]:
+        strictness = math.inf if prompt.tbt_s is None else prompt.tbt_s
+        return (not prompt.was_running, strictness, prompt.tokens, prompt.arrival)
+
+    def latest_start(self, *, served_s: float, tbt_s: float | None, batch_s: float, kv_usage: float) -> float:
+        """Eq. 8: end of the batch that served it + TBT - Theta x mean batch duration."""
+        if tbt_s is None:
+            return -math.inf
+        theta = self.offset_when_full if kv_usage >= self.full_from else self.offset
+        return served_s + tbt_s - theta * batch_s
+
+    def decide(self, now_s: float, decodes: Sequence[Decode], started: Sequence[Started]) -> Order:
+        """Critical decodes by LST, started prompts first come first served, the other decodes by LST."""
+        by_start = sorted(decodes)
+        due = sum(d.latest_start_s <= now_s for d in by_start)
+        order = [d.place for d in by_start]
+        return Order(tuple(order[:due]), tuple(s.place for s in sorted(started)), tuple(order[due:]))
+
+    def batch_mean(self) -> Mean:
+        return self.mean()
+
+
+POLICIES: dict[str, Policy] = {"slai": Slai(), "slai-published": Slai(name="slai-published", mean=RunningMean)}
 """Orders by the name that LLMSERVICE_POLICY gives. `fcfs` is not among them: it means the engine's own order."""

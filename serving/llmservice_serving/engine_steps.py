@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from llmservice_core.latency import Work
-from llmservice_core.ordering import BatchMean
+from llmservice_core.ordering import BatchMean, Mean
 from llmservice_serving.engine_numbers import EngineNumbers
 from llmservice_serving.pace import Pace
 
@@ -32,7 +32,7 @@ class StepClock:
     def __init__(self) -> None:
         self.pace: Pace | None = None
         self.numbers: EngineNumbers | None = None
-        self.batch_mean = BatchMean()
+        self.batch_mean: Mean = BatchMean()
         self.ended_s = 0.0
         self._flights: deque[Flight] = deque()
         self._busy_since_s: float | None = None

@@ -25,7 +25,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from llmservice_core import contract
-from llmservice_core.latency import Work
+from llmservice_core.latency import Work, batch_work
 from llmservice_core.ordering import Decode, Policy, Prompt, Started
 from llmservice_serving import engine_exporter, pace
 from llmservice_serving.engine_numbers import EngineNumbers, Limits, Live
@@ -62,6 +62,8 @@ class SLAI(Scheduler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._clock.pace = pace.from_environment()
         self.order = from_environment()
+        if self.order is not None:
+            self._clock.batch_mean = self.order.batch_mean()
         if self.order is not None and self.order_waiting and self.policy == SchedulingPolicy.FCFS:
             self.waiting = PromptQueue(self._waiting_key)
         numbers = EngineNumbers(self._limits(), self._live)
@@ -247,26 +249,9 @@ class SLAI(Scheduler):  # type: ignore[misc]
         super()._update_after_schedule(scheduler_output)
 
     def _work(self, output: SchedulerOutput) -> Work:
-        """The step's sums, before the requests' counters move. One new token on a cache costs what a decode does."""
-        new = attention = context = chunks = decodes = kv = 0.0
-        for request_id, q in output.num_scheduled_tokens.items():
-            c = self.requests[request_id].num_computed_tokens
-            if q <= 1 + self.num_spec_tokens and c > 0:
-                decodes += q
-                kv += c + q
-            else:
-                new += q
-                attention += q * (c + q / 2)
-                context += c + q
-                chunks += 1
-        return Work(
-            new_tokens=new,
-            attention_tokens2=attention,
-            context_tokens=context,
-            chunks=chunks,
-            decodes=decodes,
-            decode_kv_tokens=kv,
-        )
+        """The step's sums, before the requests' counters move."""
+        tokens = output.num_scheduled_tokens.items()
+        return batch_work(((q, self.requests[i].num_computed_tokens) for i, q in tokens), 1 + self.num_spec_tokens)
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
         flight = self._clock.land(scheduler_output)

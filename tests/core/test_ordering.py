@@ -117,5 +117,5 @@ class TestBatchMean:
 
 
 def test_the_names_that_an_engine_may_be_given() -> None:
-    assert list(POLICIES) == ["slai"]
+    assert list(POLICIES) == ["slai", "slai-published"]
     assert all(policy.name == name for name, policy in POLICIES.items())

@@ -1,0 +1,160 @@
+"""Runs inside the engine environment: vLLM's scheduler class and the simulated engine, the same requests, one virtual
+clock. Prints for each run how many batches, pre-emptions and hidden decodes there were, and the first different batch.
+
+python differential.py POLICY,KV_BLOCKS,RATE ...          POLICY: stock (vLLM's own class) | fcfs | slai (ours)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import sys
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from vllm.sampling_params import SamplingParams
+from vllm.v1.request import Request
+
+from llmservice_core.latency import batch_work
+from llmservice_core.ordering import POLICIES
+from llmservice_core.step_models import step_model
+from llmservice_serving import engine_steps, vllm_scheduler
+from llmservice_sim.engine import Engine, EngineLimits
+from llmservice_sim.jobs import Arrival, Job
+
+MODEL = step_model("rtx4090-mistral-7b")
+SEQS, REQUESTS = 24, 400
+Batch = dict[int, int]
+
+
+def drive_module() -> Any:
+    path = Path(__file__).parents[1] / "serving" / "engine_drive.py"
+    spec = importlib.util.spec_from_file_location("engine_drive", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+DRIVE = drive_module()
+
+
+class Clock:
+    """Stands in for the time module of our scheduler files."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def trace(rate: float) -> list[Arrival]:
+    """Poisson arrivals, every fifth strict, every seventh without a target."""
+    rng, now_s, rows = random.Random(7), 0.0, []
+    for i in range(REQUESTS):
+        now_s += rng.expovariate(rate)
+        tbt_s = None if i % 7 == 3 else 0.1 if i % 5 == 0 else 0.5
+        rows.append(
+            Arrival(time_s=now_s, prompt_tokens=rng.randint(5, 1200), output_tokens=rng.randint(2, 300), tbt_s=tbt_s)
+        )
+    return rows
+
+
+def real(policy: str, blocks: int, rows: list[Arrival]) -> tuple[list[Batch], int]:
+    """Batches of vLLM's scheduler, by the number of the request."""
+    os.environ["LLMSERVICE_POLICY"] = "slai" if policy == "slai" else "fcfs"
+    clock = Clock()
+    for module in (engine_steps, vllm_scheduler):
+        module.time = SimpleNamespace(monotonic=clock.monotonic, sleep=clock.sleep)  # type: ignore[attr-defined]
+    which = "stock" if policy == "stock" else "ours"
+    s = DRIVE.scheduler(which, is_async=False, blocks=blocks, seqs=SEQS)
+    requests = {str(i): request(i, row) for i, row in enumerate(rows)}
+    waiting, batches = deque(requests.values()), []
+    while waiting or s.has_unfinished_requests():
+        if not s.has_unfinished_requests():
+            clock.now_s = max(clock.now_s, waiting[0].arrival_time)
+        while waiting and waiting[0].arrival_time <= clock.now_s:
+            s.add_request(waiting.popleft())
+        before = {i: r.num_computed_tokens for i, r in requests.items()}
+        output = s.schedule()
+        output.samples = {i: not requests[i].is_prefill_chunk for i in output.num_scheduled_tokens}
+        tokens = output.num_scheduled_tokens
+        if tokens:
+            batches.append({int(i): n for i, n in tokens.items()})
+            clock.now_s += MODEL.work_s(batch_work((n, started(before[i], requests[i], n)) for i, n in tokens.items()))
+        s.update_from_output(output, DRIVE.result(output, requests))
+    return batches, sum(r.num_preemptions for r in requests.values())
+
+
+def started(before: int, r: Request, n: int) -> int:
+    """Tokens computed before the step; a request that was pre-empted in this very call started again from nothing."""
+    return before if before + n <= r.num_computed_tokens else r.num_computed_tokens - n
+
+
+def request(number: int, row: Arrival) -> Request:
+    extra = {"class": "c", "tbt_s": row.tbt_s} if row.tbt_s else None
+    params = SamplingParams(max_tokens=row.output_tokens, ignore_eos=True, extra_args=extra)
+    params.update_from_generation_config({}, eos_token_id=2)
+    return Request(
+        request_id=str(number),
+        prompt_token_ids=[5] * row.prompt_tokens,
+        sampling_params=params,
+        pooling_params=None,
+        arrival_time=row.time_s,
+    )
+
+
+def simulated(policy: str, blocks: int, rows: list[Arrival]) -> tuple[list[Batch], int, int]:
+    """vLLM keeps one block for itself."""
+    limits = EngineLimits(
+        max_batched_tokens=DRIVE.BUDGET, max_seqs=SEQS, kv_blocks=blocks - 1, block_tokens=DRIVE.BLOCK
+    )
+    engine = Engine(limits, POLICIES.get(policy))
+    jobs = [Job(row) for row in rows]
+    numbers = {job: i for i, job in enumerate(jobs)}
+    now_s, waiting, batches, hidden = 0.0, deque(jobs), [], 0
+    while waiting or engine.has_work:
+        if not engine.has_work:
+            now_s = max(now_s, waiting[0].asked.time_s)
+        while waiting and waiting[0].asked.time_s <= now_s:
+            engine.add(waiting.popleft())
+        batch = engine.schedule(now_s)
+        if batch.tokens:
+            batches.append({numbers[job]: n for job, n in batch.tokens.items()})
+            seconds = MODEL.work_s(batch.work)
+            now_s += seconds
+            engine.land(batch, now_s, seconds)
+            hidden += batch.hidden
+    return batches, sum(job.preemptions for job in jobs), hidden
+
+
+def compare(policy: str, blocks: int, rate: float) -> dict[str, Any]:
+    rows = trace(rate)
+    theirs, their_preemptions = real(policy, blocks, rows)
+    ours, our_preemptions, hidden = simulated(policy, blocks, rows)
+    differing = (i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1])
+    first = next(differing, None)
+    return {
+        "batches": [len(theirs), len(ours)],
+        "preemptions": [their_preemptions, our_preemptions],
+        "hidden": hidden,
+        "first_difference": None if first is None else [first, theirs[first], ours[first]],
+    }
+
+
+def main(runs: list[str]) -> list[dict[str, Any]]:
+    parts = [run.split(",") for run in runs]
+    return [compare(policy, int(blocks), float(rate)) for policy, blocks, rate in parts]
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1:])))
