@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmservice_core.bulk import Bulk
 from llmservice_core.latency import Work
 from llmservice_core.ordering import POLICIES
 from llmservice_sim.engine import Engine, EngineLimits
 from llmservice_sim.jobs import Arrival
+from llmservice_sim.planned import PlannedEngine
 from llmservice_sim.run import Result, StuckError, run
 from llmservice_sim.summary import figures, percentile
 
-ORDERS = [None, *POLICIES]
+ORDERS = [None, *POLICIES, "slai-plus"]
 arrivals = st.builds(
     Arrival,
     time_s=st.floats(0, 5),
@@ -30,6 +32,8 @@ def step_s(work: Work) -> float:
 
 def engine(order: str | None, blocks: int = 20, budget: int = 64) -> Engine:
     limits = EngineLimits(max_batched_tokens=budget, max_seqs=8, kv_blocks=blocks)
+    if order == "slai-plus":
+        return PlannedEngine(limits, Bulk(narrowest=16, widest=budget, tile=16), step_s)
     return Engine(limits, POLICIES[order] if order else None)
 
 
@@ -68,7 +72,7 @@ def test_no_step_is_over_budget_or_over_the_cache(trace: list[Arrival], order: s
 def crowd(seed: int, order: str | None) -> Result:
     rng, now_s, rows = random.Random(seed), 0.0, []
     for i in range(300):
-        now_s += rng.expovariate(12)
+        now_s += rng.expovariate(25)
         rows.append(
             Arrival(
                 time_s=now_s,
@@ -94,6 +98,18 @@ def test_slai_trades_the_gaps_of_the_relaxed_for_first_tokens() -> None:
     assert before.ttft_p50_s is not None
     assert after.ttft_p50_s is not None
     assert after.ttft_p50_s < before.ttft_p50_s
+
+
+def test_slai_plus_halves_the_median_and_keeps_both_targets() -> None:
+    plain, plus = crowd(1, None), crowd(1, "slai-plus")
+    before, after = figures(plain.jobs).ttft_p50_s, figures(plus.jobs).ttft_p50_s
+    assert before is not None
+    assert after is not None
+    assert after < 0.6 * before
+    for target_s in (0.05, 0.5):
+        gaps_s = figures(j for j in plus.jobs if j.asked.tbt_s == target_s).tbt_p99_s
+        assert gaps_s is not None
+        assert gaps_s <= target_s
 
 
 def test_a_request_larger_than_the_cache_is_said_and_not_waited_for() -> None:
