@@ -13,7 +13,7 @@ then serves all decodes in one batch, whose cost hardly grows with its width. Fi
 5. where a full-width mixed step costs less than the prompt and the decode step apart, they run as one.
 
 An overdue prompt (the caller says which has waited too long) goes before all that are not short: a bound on waiting
-that costs short ones nothing. Time comes from a step-time model; the caller corrects it by what steps really took (`Pace`).
+that costs short ones nothing. Time comes from a step-time model; the caller corrects it by what steps took (`Pace`).
 Pure: no clock, no queue, no blocks.
 """
 
