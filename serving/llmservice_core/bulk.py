@@ -159,12 +159,13 @@ class Bulk:
     def _admissible(self, view: View, candidates: Iterable[Waiting]) -> list[Waiting]:
         """Whole prompts that fit beside what is kept for shorter ones; one that does not is passed over."""
         free, tokens = view.free_tokens, 0
+        reserve = self.reserve if view.decodes or view.started else 0.0  # an empty engine keeps nothing for anybody
         found: list[Waiting] = []
         seen: set[int] = set()
         for p in candidates:
             if len(found) >= view.seats or tokens >= self.widest:
                 break
-            kept = self.reserve * view.total_tokens * min(1.0, p.tokens / self.long_tokens)
+            kept = reserve * view.total_tokens * min(1.0, p.tokens / self.long_tokens)
             if p.place not in seen and free - p.tokens >= kept:
                 seen.add(p.place)
                 found.append(p)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 
 from llmservice_core import contract
+from llmservice_core.bulk import Bulk
 from llmservice_core.ordering import POLICIES, Policy
 
 STOCK = "fcfs"
 """The engine's own order: no policy of ours."""
+PLUS = Bulk().name
+"""Every token of a step is planned (core/bulk.py); where that cannot be, SLAI's order."""
 
 
-def from_environment() -> Policy | None:
-    """The order that LLMSERVICE_POLICY asks for; None: vLLM's own. A name that does not exist stops the engine."""
+def from_environment() -> tuple[str, Policy | None]:
+    """The name that LLMSERVICE_POLICY gives, and the order for it; None: vLLM's own. Another name stops the engine."""
     name = os.environ.get(contract.ENV_POLICY) or "slai"
-    if name != STOCK and name not in POLICIES:
-        raise ValueError(f"{contract.ENV_POLICY}={name!r}: there are {', '.join((STOCK, *POLICIES))}")
-    return POLICIES.get(name)
+    known = (STOCK, *POLICIES, PLUS)
+    if name not in known:
+        raise ValueError(f"{contract.ENV_POLICY}={name!r}: there are {', '.join(known)}")
+    return name, POLICIES["slai"] if name == PLUS else POLICIES.get(name)

@@ -34,6 +34,8 @@ class StepClock:
         self.numbers: EngineNumbers | None = None
         self.batch_mean: Mean = BatchMean()
         self.ended_s = 0.0
+        self.last_s = 0.0
+        """Duration of the step that ended last."""
         self._flights: deque[Flight] = deque()
         self._busy_since_s: float | None = None
 
@@ -67,9 +69,10 @@ class StepClock:
         started_s = flight.started_s if self._busy_since_s is None else self._busy_since_s
         missed = self.pace.wait(flight.work, started_s) if self.pace else None
         self.ended_s = time.monotonic()
-        self.batch_mean.add(self.ended_s - started_s, has_prefill=flight.work.chunks > 0)
+        self.last_s = self.ended_s - started_s
+        self.batch_mean.add(self.last_s, has_prefill=flight.work.chunks > 0)
         if self.numbers is not None:
-            self.numbers.step(flight.work, self.ended_s - started_s)
+            self.numbers.step(flight.work, self.last_s)
             if missed is not None:
                 self.numbers.paced(overran=missed.overran, late_s=missed.late_s)
 

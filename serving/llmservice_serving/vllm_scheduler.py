@@ -6,8 +6,9 @@ Small overrides that call super(); vLLM's schedule() is never copied. How a step
    place in `running`, so that its limits, its choice of victim and its counters stay right;
 2. vLLM schedules what is left, prompts from a queue ordered by the policy;
 3. while the step's data is put together, hidden decodes get what budget is left, in order.
-LLMSERVICE_POLICY=fcfs leaves vLLM's own order alone; numbers and pace work all the same. Decisions are made in
-llmservice_core.ordering. Never raises on what a request says about itself.
+Under slai-plus a plan says which decodes run, which prompts are offered and which started ones go on, each with tokens;
+the same three steps carry it out. LLMSERVICE_POLICY=fcfs leaves vLLM's own order alone; numbers and pace work all the
+same. Decisions are made in llmservice_core. Never raises on what a request says about itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -28,14 +30,15 @@ from llmservice_core import contract
 from llmservice_core.latency import Work, batch_work
 from llmservice_core.ordering import Decode, Policy, Prompt, Started
 from llmservice_serving import engine_exporter, pace
-from llmservice_serving.engine_numbers import EngineNumbers, Limits, Live
-from llmservice_serving.engine_policy import STOCK, from_environment
+from llmservice_serving.engine_numbers import EngineNumbers
+from llmservice_serving.engine_planner import Planner, prompt_of
+from llmservice_serving.engine_policy import PLUS, from_environment
 from llmservice_serving.engine_queue import Key, PromptQueue
+from llmservice_serving.engine_reading import limits_of, live_of, room_of
 from llmservice_serving.engine_seats import Seat, Seats
 from llmservice_serving.engine_steps import StepClock
 
 log = logging.getLogger("vllm.llmservice")
-TILE_TOKENS, BIN_TOKENS = 128, 64
 
 
 class SLAI(Scheduler):  # type: ignore[misc]
@@ -44,10 +47,15 @@ class SLAI(Scheduler):  # type: ignore[misc]
     order_waiting = True
     """Off: prompts are admitted in vLLM's order, so that vLLM's own scheduler tests can be run on this class."""
     order: Policy | None = None
+    planner: Planner | None = None
+    """Policy slai-plus: plans whole steps."""
     _seats: Seats
     _clock: StepClock
-    _later: list[Request]
+    _later: list[tuple[Request, int]]
+    """Requests hidden from vLLM's own loop, with the tokens that they may get of what budget is left."""
     _unpulled: dict[str, int]
+    _budget: int
+    max_num_scheduled_tokens: int
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SLAI:
         config = kwargs.get("vllm_config") or (args[0] if args else None)
@@ -61,39 +69,20 @@ class SLAI(Scheduler):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._clock.pace = pace.from_environment()
-        self.order = from_environment()
+        name, self.order = from_environment()
         if self.order is not None:
             self._clock.batch_mean = self.order.batch_mean()
         if self.order is not None and self.order_waiting and self.policy == SchedulingPolicy.FCFS:
             self.waiting = PromptQueue(self._waiting_key)
-        numbers = EngineNumbers(self._limits(), self._live)
-        self._seats.numbers = self._clock.numbers = numbers
-        port = engine_exporter.start(numbers, self.parallel_config.data_parallel_index)
-        name, how = self.order.name if self.order else STOCK, os.environ.get(contract.ENV_PACE)
-        log.info("policy %s, async %s, pace %s, metrics port %s", name, isinstance(self, AsyncScheduler), how, port)
-
-    def _limits(self) -> Limits:
         scale = self._clock.pace.scale if self._clock.pace else 1
-        return Limits(
-            kv_tokens=self.cache_config.num_gpu_blocks * self.block_size,
-            max_batched_tokens=self.max_num_scheduled_tokens,
-            max_seqs=self.max_num_running_reqs,
-            tile_tokens=max(1, TILE_TOKENS // scale),
-            bin_tokens=max(1, BIN_TOKENS // scale),
-        )
-
-    def _live(self) -> Live:
-        """Called from the exporter's thread: copies first, counts then."""
-        running = list(self.running)
-        prefills = sum(r.is_prefill_chunk for r in running)
-        return Live(
-            waiting=len(self.waiting) + len(self.kv_holding_waiting),
-            prefills=prefills,
-            decodes=len(running) - prefills,
-            hidden=self._left_out,
-            unpulled_blocks=sum(list(self._unpulled.values())),
-            kv_usage=self.kv_cache_manager.usage,
-        )
+        numbers = EngineNumbers(limits_of(self, scale), lambda: live_of(self, self._left_out, self._unpulled))
+        self._seats.numbers = self._clock.numbers = numbers
+        if name == PLUS and isinstance(self.waiting, PromptQueue):
+            paced = self._clock.pace
+            self.planner = Planner(numbers, paced.duration_s if paced else None, scale)
+        port = engine_exporter.start(numbers, self.parallel_config.data_parallel_index)
+        how = os.environ.get(contract.ENV_PACE)
+        log.info("policy %s, async %s, pace %s, metrics port %s", name, isinstance(self, AsyncScheduler), how, port)
 
     # Requests come and go
 
@@ -108,6 +97,8 @@ class SLAI(Scheduler):  # type: ignore[misc]
     def _waiting_key(self, request: Request) -> Key:
         assert self.order is not None
         seat = self._seat(request)
+        if self.planner is not None:
+            return prompt_of(request, seat, 0, is_started=False).key
         was_running = request.num_output_tokens > 0  # its client watches a stream; a prompt that lost its blocks waits
         return self.order.waiting_key(
             Prompt(tokens=request.num_tokens, arrival=seat.arrival_s, tbt_s=seat.targets.tbt_s, was_running=was_running)
@@ -134,15 +125,22 @@ class SLAI(Scheduler):  # type: ignore[misc]
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         now_s = time.monotonic()
         self._later = []
-        if self._may_hide():
+        budget = self._budget = self.max_num_scheduled_tokens
+        if self._may_hide() and not self._follow_a_plan(now_s):
             self._put_in_order(now_s)
         flight = self._clock.depart(now_s)
-        output = flight.ticket = super().schedule(throttle_prefills)
-        self._left_out = sum(r.request_id not in output.num_scheduled_tokens for r in self._later)
+        try:
+            output = flight.ticket = super().schedule(throttle_prefills)
+        finally:
+            self.max_num_scheduled_tokens = budget
+            if self.planner is not None:
+                self.waiting.offer_all()
+        self._left_out = sum(r.request_id not in output.num_scheduled_tokens for r, _ in self._later)
         if self._clock.numbers is not None:
             self._clock.numbers.hidden_decodes += self._left_out
-        # Decodes hidden and yet nothing ran: the prompts are stuck, so the next step hides none.
-        self._is_stuck = bool(self._later) and output.total_num_scheduled_tokens == 0
+        # Something was held back and yet nothing ran: the prompts are stuck, so the next step holds back nothing.
+        held_back = bool(self._later) or self.planner is not None
+        self._is_stuck = held_back and output.total_num_scheduled_tokens == 0
         return output
 
     def _may_hide(self) -> bool:
@@ -150,7 +148,7 @@ class SLAI(Scheduler):  # type: ignore[misc]
         return (
             self.order is not None
             and not self._is_stuck
-            and bool(self.running)
+            and (bool(self.running) or self.planner is not None)
             and self.pause_state == PauseState.UNPAUSED
             and self._has_prefill_work()
             and self.policy == SchedulingPolicy.FCFS
@@ -183,11 +181,28 @@ class SLAI(Scheduler):  # type: ignore[misc]
         order = self.order.decide(now_s, decodes, started)
         # The tail is vLLM's pre-emption victim: the newest started prompt, as in the authors' code while there is one.
         self.running[:] = [requests[i] for i in (*order.critical, *order.later, *order.started)]
-        self._later = [
-            requests[i] for i in order.later if requests[i].next_decode_eligible_step <= self.current_step + 1
-        ]
-        for r in self._later:
+        later = [requests[i] for i in order.later]
+        self._later = [(r, 1) for r in later if r.next_decode_eligible_step <= self.current_step + 1]
+        self._hide(r for r, _ in self._later)
+
+    def _hide(self, requests: Iterable[Request]) -> None:
+        for r in requests:
             r.next_decode_eligible_step = self.current_step + 2  # schedule() counts one up before it compares
+
+    def _follow_a_plan(self, now_s: float) -> bool:
+        """False: there is none, and SLAI's order holds. KV from elsewhere is not reasoned about."""
+        if self.planner is None or self.connector is not None or self.kv_holding_waiting:
+            return False
+        room = room_of(self, now_s, self._batch_s, self._budget)
+        queue = self.waiting.first(self.planner.bulk.most_candidates)
+        step = self.planner.arrange(list(self.running), queue, self.waiting.oldest(), self._seat, room)
+        if step is None:
+            return False
+        self.running[:], self._later = step.running, step.later
+        self._hide(step.hidden)
+        self.waiting.offer(step.offered)
+        self.max_num_scheduled_tokens = step.budget
+        return True
 
     # While the step is put together: leftover budget
 
@@ -207,19 +222,20 @@ class SLAI(Scheduler):  # type: ignore[misc]
         )
 
     def _add_later(self, running: list[Request], scheduled: dict[str, int], new_blocks: dict[str, Any]) -> None:
-        budget = self.max_num_scheduled_tokens - sum(scheduled.values())
-        for r in self._later:
-            if budget <= 0:
-                return
-            if r.status != RequestStatus.RUNNING or not self._has_next_token(r):
+        budget = self._budget - sum(scheduled.values())
+        for r, most in self._later:
+            n = min(most, budget)
+            if n <= 0:
                 continue
-            blocks = self.kv_cache_manager.allocate_slots(r, 1, num_lookahead_tokens=self.num_lookahead_tokens)
+            if r.status != RequestStatus.RUNNING or not (r.is_prefill_chunk or self._has_next_token(r)):
+                continue
+            blocks = self.kv_cache_manager.allocate_slots(r, n, num_lookahead_tokens=self.num_lookahead_tokens)
             if blocks is None:
-                return  # never pre-empt anybody for a decode that can wait
+                return  # never pre-empt anybody for what can wait
             running.append(r)
-            scheduled[r.request_id] = 1
+            scheduled[r.request_id] = n
             new_blocks[r.request_id] = blocks
-            budget -= 1
+            budget -= n
 
     def _has_next_token(self, r: Request) -> bool:
         """The same tests that schedule() makes: a step in flight may already bring the last token."""
@@ -255,6 +271,8 @@ class SLAI(Scheduler):  # type: ignore[misc]
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
         flight = self._clock.land(scheduler_output)
+        if self.planner is not None:
+            self.planner.saw(flight.work, self._clock.last_s)
         self._usage, self._batch_s = self.kv_cache_manager.usage, self._clock.batch_mean.seconds
         result = super().update_from_output(scheduler_output, model_runner_output)
         self._clock.rest(flight, has_more=self.get_num_unfinished_requests() > 0)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from llmservice_core.bulk import Bulk, Pace, Running, StepPlan, StepTime, View, Waiting
 from llmservice_core.latency import batch_work
@@ -32,8 +31,8 @@ class PlannedEngine(Engine):
         self._jobs: dict[int, Job] = {}
         self._count = 0
         self._queue: list[tuple[tuple[float, float, float], int]] = []
-        self._by_arrival: deque[int] = deque()
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, None] = {}
+        """In the order in which they came, or came back."""
         self._places: dict[Job, int] = {}
 
     @property
@@ -44,27 +43,30 @@ class PlannedEngine(Engine):
         self._count += 1
         self._jobs[self._count], self._places[job] = job, self._count
         self._enqueue(self._count)
-        self._by_arrival.append(self._count)
 
     def _enqueue(self, place: int) -> None:
-        self._waiting.add(place)
+        self._waiting[place] = None
         insort(self._queue, (self._prompt(place).key, place))
 
     def _prompt(self, place: int) -> Waiting:
         job = self._jobs[place]
-        return Waiting(job.known, job.computed, job.asked.time_s, job.asked.tbt_s, place, job.is_running)
+        tbt_s = 0.0 if job.produced else job.asked.tbt_s  # its client watches a stream: before all others
+        return Waiting(job.known, job.computed, job.asked.time_s, tbt_s, place, job.is_running)
 
     def schedule(self, now_s: float) -> Batch:
-        view = self._view(now_s)
-        plan = self.plan = self.bulk.plan(view)
+        plan = self.plan = self.bulk.plan(self._view(now_s))
+        chosen = set(plan.decodes)
+        decodes = [job for job in self.running if not job.is_prefill]
+        rest = [job for job in decodes if self._places[job] not in chosen]
+        started = [job for job in self.running if job.is_prefill]
+        serve = [self._jobs[place] for place in plan.decodes]
+        self.running = [*serve, *rest, *started]  # the tail is the victim
         batch = Batch()
-        for place in plan.decodes:
-            self._serve(batch, self._jobs[place], 1)
-        for prompt, tokens in plan.chunks:
-            self._chunk(batch, prompt, tokens)
-        decodes = sum(not job.is_prefill for job in self.running)
+        if sum(self._serve(batch, job) for job in serve) == 0:
+            self._admit_planned(batch, [(p, n) for p, n in plan.chunks if not p.is_started])
+        self._go_on(batch, [(self._jobs[p.place], n) for p, n in plan.chunks if p.is_started])
+        batch.hidden = sum(job not in batch.tokens for job in rest)
         batch.work = batch_work((n, job.computed) for job, n in batch.tokens.items())
-        batch.hidden = decodes - sum(not job.is_prefill for job in batch.tokens)
         for job, n in batch.tokens.items():
             job.computed += n
             job.is_prefill = job.computed < job.known
@@ -83,7 +85,7 @@ class PlannedEngine(Engine):
             now_s=now_s,
             decodes=decodes,
             started=started,
-            waiting=self._in_order(),
+            waiting=self._candidates(),
             overdue=self._overdue(now_s),
             short_tokens=self.short_tokens,
             free_tokens=max(0, self.free_blocks * self.limits.block_tokens - promised),
@@ -93,47 +95,55 @@ class PlannedEngine(Engine):
             step_s=lambda w: self.pace.ratio * self.step_time(w),
         )
 
-    def _in_order(self) -> Iterator[Waiting]:
-        return (self._prompt(place) for _, place in list(self._queue[: self.bulk.most_candidates]))
+    def _candidates(self) -> list[Waiting]:
+        """The first in order, and the oldest wherever it stands."""
+        places = [place for _, place in self._queue[: self.bulk.most_candidates]]
+        oldest = next(iter(self._waiting), None)
+        if oldest is not None and oldest not in places:
+            places.append(oldest)
+        return [self._prompt(place) for place in places]
 
     def _overdue(self, now_s: float) -> Waiting | None:
-        while self._by_arrival and self._by_arrival[0] not in self._waiting:
-            self._by_arrival.popleft()
-        if not self._by_arrival:
+        place = next(iter(self._waiting), None)
+        if place is None:
             return None
-        oldest = self._prompt(self._by_arrival[0])
+        oldest = self._prompt(place)
         return oldest if now_s - oldest.arrival_s > self.guard_s and oldest.tokens > self.short_tokens else None
 
-    def _chunk(self, batch: Batch, prompt: Waiting, tokens: int) -> None:
-        job = self._jobs[prompt.place]
+    def _serve(self, batch: Batch, job: Job) -> int:
+        """A decode's token; how many had to leave for it."""
+        left = 0
+        while job.is_running and not self._take(job, 1):
+            self._preempt(self.running.pop())
+            left += 1
         if job.is_running:
-            if self._take(job, tokens):
-                batch.tokens[job] = tokens
-            return
-        if prompt.is_started or not self._take(job, tokens):
-            return  # it was pre-empted by a decode of this very step, or does not fit any more
-        self._waiting.discard(prompt.place)
-        self._queue.remove((prompt.key, prompt.place))
-        self.running.append(job)
-        job.is_running = True
-        batch.tokens[job] = tokens
+            batch.tokens[job] = 1
+        return left
 
-    def _serve(self, batch: Batch, job: Job, tokens: int) -> None:
-        """The newest started prompt makes room, and without one the decode itself leaves."""
-        while job.is_running and not self._take(job, tokens):
-            victim = next((j for j in reversed(self.running) if j.is_prefill), job)
-            self.running.remove(victim)
-            self._preempt(victim)
-        if job.is_running:
+    def _admit_planned(self, batch: Batch, chunks: Sequence[tuple[Waiting, int]]) -> None:
+        for prompt, tokens in chunks:
+            job = self._jobs[prompt.place]
+            if self._blocks(job.known) > self.free_blocks or not self._take(job, tokens):
+                return
+            del self._waiting[prompt.place]
+            self._queue.remove((prompt.key, prompt.place))
+            self.running.append(job)
+            job.is_running = True
+            batch.tokens[job] = tokens
+
+    def _go_on(self, batch: Batch, chunks: Sequence[tuple[Job, int]]) -> None:
+        for job, tokens in chunks:
+            if not job.is_running:
+                continue
+            if not self._take(job, tokens):
+                return
             batch.tokens[job] = tokens
 
     def _preempt(self, job: Job) -> None:
         self._free(job)
         job.computed, job.is_prefill, job.is_running = 0, True, False
         job.preemptions += 1
-        place = self._places[job]
-        self._enqueue(place)
-        self._by_arrival.appendleft(place)
+        self._enqueue(self._places[job])
 
     def land(self, batch: Batch, now_s: float, seconds: float) -> list[Job]:
         self.pace = self.pace.learn(self.step_time(batch.work), seconds)

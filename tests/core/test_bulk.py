@@ -98,9 +98,16 @@ def test_a_strict_prompt_goes_first_however_long() -> None:
 
 def test_a_full_cache_keeps_long_prompts_out_and_lets_short_ones_pass() -> None:
     """3 % of 100,000 tokens are kept from prompts of 4,000; 300 tokens are kept from a prompt of 400."""
-    full = replace(view(waiting=(prompt(8, 4000, tbt_s=STRICT), prompt(9, 400))), free_tokens=6_900)
+    full = replace(view(decode(1), waiting=(prompt(8, 4000, tbt_s=STRICT), prompt(9, 400))), free_tokens=6_900)
     assert [p.place for p, _ in BULK.plan(full).chunks] == [9]
     assert [p.place for p, _ in BULK.plan(replace(full, free_tokens=7_000)).chunks] == [8]
+
+
+def test_an_empty_engine_keeps_nothing_for_anybody() -> None:
+    """Else a prompt as long as the cache would wait for ever."""
+    v = replace(view(waiting=(prompt(8, 4000),)), free_tokens=4_000)
+    assert [p.place for p, _ in BULK.plan(v).chunks] == [8]
+    assert BULK.plan(replace(v, free_tokens=3_999)).chunks == ()
 
 
 def test_without_a_seat_nobody_is_admitted_but_who_started_goes_on() -> None:
@@ -154,7 +161,8 @@ def test_no_plan_is_over_budget_over_memory_or_empty_while_something_could_run(
     assert all(0 < n <= p.remaining for p, n in plan.chunks)
     assert len(set(plan.decodes)) == len(plan.decodes)
     assert {d.place for d in decodes if d.tbt_s is None} <= set(plan.decodes)
-    assert plan.decodes or plan.chunks or not (decodes or begun)
+    fits = seats > 0 and any(p.tokens <= free for p in waiting)
+    assert plan.decodes or plan.chunks or not (decodes or begun or fits)
 
 
 def test_what_steps_really_take_is_learned_and_a_stop_of_the_machine_is_not() -> None:

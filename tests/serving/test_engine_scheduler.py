@@ -22,6 +22,10 @@ RUNS = (
     "ours,slai,async,120",
     "ours,slai,sync,4000",
     "ours,slai,fenced,120",
+    "ours,slai-plus,sync,120",
+    "ours,slai-plus,async,120",
+    "ours,slai-plus,fenced,120",
+    "ours,slai-plus,sync,4000",
 )
 SLAI_RUNS = tuple(run for run in RUNS if "slai" in run)
 BUDGET = 128
@@ -51,7 +55,7 @@ def test_every_request_gets_every_token_and_leaves_nothing_behind(driven: dict[s
 
 
 def test_one_public_name_gives_the_variant_that_is_configured(driven: dict[str, Any]) -> None:
-    assert [driven[run]["is_async"] for run in RUNS] == [False, False, False, True, False, True]
+    assert [driven[run]["is_async"] for run in RUNS] == ["sync" not in run.split(",") for run in RUNS]
 
 
 def test_a_paused_engine_computes_nothing_and_the_pause_is_no_steps_time() -> None:

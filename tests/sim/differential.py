@@ -1,7 +1,7 @@
 """Runs inside the engine environment: vLLM's scheduler class and the simulated engine, the same requests, one virtual
 clock. Prints for each run how many batches, pre-emptions and hidden decodes there were, and the first different batch.
 
-python differential.py POLICY,KV_BLOCKS,RATE ...          POLICY: stock (vLLM's own class) | fcfs | slai (ours)
+python differential.py POLICY,KV_BLOCKS,RATE ...          POLICY: stock (vLLM's own class) | fcfs | slai | slai-plus
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ from vllm.v1.request import Request
 from llmservice_core.latency import batch_work
 from llmservice_core.ordering import POLICIES
 from llmservice_core.step_models import step_model
-from llmservice_serving import engine_steps, vllm_scheduler
+from llmservice_serving import engine_planner, engine_steps, vllm_scheduler
+from llmservice_serving.engine_numbers import EngineNumbers, Limits
+from llmservice_serving.engine_planner import GUARD_S, Planner
 from llmservice_sim.engine import Engine, EngineLimits
 from llmservice_sim.jobs import Arrival, Job
+from llmservice_sim.planned import PlannedEngine
 
 MODEL = step_model("rtx4090-mistral-7b")
 SEQS, REQUESTS = 24, 400
+SCALE = 8
+"""Widths of slai-plus shrink by this, so that the engine's 128 tokens per step are several tiles."""
 Batch = dict[int, int]
 
 
@@ -57,6 +62,10 @@ class Clock:
         self.now_s += seconds
 
 
+def nothing() -> Any:
+    raise AssertionError("nobody scrapes here")
+
+
 def trace(rate: float) -> list[Arrival]:
     """Poisson arrivals, every fifth strict, every seventh without a target."""
     rng, now_s, rows = random.Random(7), 0.0, []
@@ -71,12 +80,15 @@ def trace(rate: float) -> list[Arrival]:
 
 def real(policy: str, blocks: int, rows: list[Arrival]) -> tuple[list[Batch], int]:
     """Batches of vLLM's scheduler, by the number of the request."""
-    os.environ["LLMSERVICE_POLICY"] = "slai" if policy == "slai" else "fcfs"
+    os.environ["LLMSERVICE_POLICY"] = "fcfs" if policy == "stock" else policy
     clock = Clock()
-    for module in (engine_steps, vllm_scheduler):
-        module.time = SimpleNamespace(monotonic=clock.monotonic, sleep=clock.sleep)  # type: ignore[attr-defined]
+    for module in (engine_planner, engine_steps, vllm_scheduler):
+        virtual = SimpleNamespace(monotonic=clock.monotonic, time=clock.monotonic, sleep=clock.sleep)
+        module.time = virtual  # type: ignore[attr-defined]
     which = "stock" if policy == "stock" else "ours"
     s = DRIVE.scheduler(which, is_async=False, blocks=blocks, seqs=SEQS)
+    if policy == "slai-plus":
+        s.planner = Planner(s._clock.numbers, MODEL.work_s, SCALE)
     requests = {str(i): request(i, row) for i, row in enumerate(rows)}
     waiting, batches = deque(requests.values()), []
     while waiting or s.has_unfinished_requests():
@@ -119,6 +131,10 @@ def simulated(policy: str, blocks: int, rows: list[Arrival]) -> tuple[list[Batch
         max_batched_tokens=DRIVE.BUDGET, max_seqs=SEQS, kv_blocks=blocks - 1, block_tokens=DRIVE.BLOCK
     )
     engine = Engine(limits, POLICIES.get(policy))
+    if policy == "slai-plus":
+        counters = EngineNumbers(Limits(kv_tokens=0, max_batched_tokens=0, max_seqs=0), nothing)
+        own = Planner(counters, MODEL.work_s, SCALE)
+        engine = PlannedEngine(limits, own.bulk, MODEL.work_s, guard_s=GUARD_S, short_tokens=own.short_tokens)
     jobs = [Job(row) for row in rows]
     numbers = {job: i for i, job in enumerate(jobs)}
     now_s, waiting, batches, hidden = 0.0, deque(jobs), [], 0

@@ -1,0 +1,49 @@
+"""What an engine says of itself, read off vLLM's scheduler by attribute. No vLLM import; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmservice_serving.engine_numbers import Limits, Live
+from llmservice_serving.engine_planner import Room
+
+TILE_TOKENS, BIN_TOKENS = 128, 64
+
+
+def limits_of(scheduler: Any, scale: int) -> Limits:
+    """`scale`: real tokens for each token of a paced small model."""
+    return Limits(
+        kv_tokens=scheduler.cache_config.num_gpu_blocks * scheduler.block_size,
+        max_batched_tokens=scheduler.max_num_scheduled_tokens,
+        max_seqs=scheduler.max_num_running_reqs,
+        tile_tokens=max(1, TILE_TOKENS // scale),
+        bin_tokens=max(1, BIN_TOKENS // scale),
+    )
+
+
+def live_of(scheduler: Any, hidden: int, unpulled: Mapping[str, int]) -> Live:
+    """Called from the exporter's thread: copies first, counts then."""
+    running = list(scheduler.running)
+    prefills = sum(r.is_prefill_chunk for r in running)
+    return Live(
+        waiting=len(scheduler.waiting) + len(scheduler.kv_holding_waiting),
+        prefills=prefills,
+        decodes=len(running) - prefills,
+        hidden=hidden,
+        unpulled_blocks=sum(list(unpulled.values())),
+        kv_usage=scheduler.kv_cache_manager.usage,
+    )
+
+
+def room_of(scheduler: Any, now_s: float, batch_s: float, budget_tokens: int) -> Room:
+    """One block of the cache is vLLM's own."""
+    block = scheduler.block_size
+    return Room(
+        now_s=now_s,
+        batch_s=batch_s,
+        free_tokens=scheduler.kv_cache_manager.block_pool.get_num_free_blocks() * block,
+        total_tokens=(scheduler.cache_config.num_gpu_blocks - 1) * block,
+        seats=scheduler.max_num_active_reqs - len(scheduler.running),
+        budget_tokens=budget_tokens,
+    )
