@@ -1,10 +1,10 @@
-"""Stock order (fcfs) against SLAI on a mixed engine, paced as the card of SLAI's paper, side by side in one run.
+"""Stock order (fcfs) against SLAI and slai-plus on mixed engines, paced as the card of SLAI's paper, in one run.
 
     python -m bench.engine.compare [--minutes 8] [--load 0.9] [--scale 4] [--write]
 
 Setup of the paper: Mistral-7B, ShareGPT lengths, Poisson arrivals, 5 % strict users (TBT 0.1 s), 95 % relaxed (0.5 s),
-token budget 512, 128 sequences, 235,728 tokens of KV cache. Both engines get the same requests at the same moments, so
-the ratios are paired. Paced, not computed: see llmservice_serving.pace; the share of overruns is printed beside the
+token budget 512 (slai-plus chooses, up to 768), 128 sequences, 235,728 tokens of KV cache. All engines get the same
+requests at the same moments, so the ratios are paired. Paced, not computed: see llmservice_serving.pace; the share of overruns is printed beside the
 numbers. `--write` keeps the table in bench/engine/RESULTS.md.
 """
 
@@ -23,8 +23,10 @@ import aiohttp
 from e2e.engine import local
 from e2e.load import read_trace
 from llmservice_core import metric_names as names
+from llmservice_core.bulk import Bulk
 from llmservice_core.step_models import step_model
 
+PLUS = Bulk()
 RESULTS = Path(__file__).with_name("RESULTS.md")
 MODEL = "rtx4090-mistral-7b"
 BUDGET, SEQUENCES, KV_TOKENS, MODEL_LEN = 512, 128, 235_728, 9_216
@@ -32,7 +34,7 @@ KV_BYTES_PER_TOKEN = 2048  # of the tiny model in float32
 STRICT_SHARE = 0.05
 TBT_S = {"strict": 0.1, "relaxed": 0.5}
 TTFT_S = {"strict": 0.5, "relaxed": 30.0}
-POLICIES = ("fcfs", "slai")
+POLICIES = ("fcfs", "slai", PLUS.name)
 WARM_UP_SHARE = 0.1
 
 
@@ -72,9 +74,10 @@ def arrivals(trace: Sequence[tuple[int, int]], rate_rps: float, seconds: float, 
 
 
 def options(policy: str, scale: int, ports: Sequence[int]) -> local.Options:
+    budget = PLUS.widest if policy == PLUS.name else BUDGET
     return local.Options(
         port=ports[0], metrics_port=ports[1], policy=policy, pace=f"{MODEL},scale={scale}", service=f"bench/{policy}",
-        max_batched_tokens=BUDGET // scale, max_seqs=SEQUENCES // scale, max_model_len=MODEL_LEN // scale,
+        max_batched_tokens=budget // scale, max_seqs=SEQUENCES // scale, max_model_len=MODEL_LEN // scale,
         kv_bytes=KV_TOKENS // scale**2 * KV_BYTES_PER_TOKEN, args=("--no-enable-prefix-caching",),
     )  # fmt: skip
 
@@ -164,11 +167,13 @@ def figures(seen: Sequence[Seen], counters: dict[str, float], warm_s: float) -> 
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
-    stock, ours = (found[p] for p in POLICIES)
-    lines = ["| | fcfs | slai | slai / fcfs |", "| --- | ---: | ---: | ---: |"]
-    for name, value in stock.items():
-        ratio = f"{ours[name] / value:.2f}" if value and name.startswith("T") else ""
-        lines.append(f"| {name} | {value:.4g} | {ours[name]:.4g} | {ratio} |")
+    stock, *ours = POLICIES
+    lines = [f"| | {' | '.join((*POLICIES, *(f'{p} / {stock}' for p in ours)))} |"]
+    lines.append("| --- " + "| ---: " * (2 * len(POLICIES) - 1) + "|")
+    for name, value in found[stock].items():
+        is_latency = bool(value) and name.startswith("T")
+        ratios = [f"{found[p][name] / value:.2f}" if is_latency else "" for p in ours]
+        lines.append(f"| {name} | {' | '.join((*(f'{found[p][name]:.4g}' for p in POLICIES), *ratios))} |")
     return "\n".join(lines)
 
 
@@ -188,7 +193,7 @@ def main() -> None:
     trace = read_trace()
     rate_rps = args.load * capacity_rps(trace)
     requests = arrivals(trace, rate_rps, 60 * args.minutes, args.scale)
-    ports = local.free_ports(4)
+    ports = local.free_ports(2 * len(POLICIES))
     head = (
         f"Paced {MODEL}, scale {args.scale}, load {args.load:g} = {rate_rps:.2f} requests/s, {args.minutes:g} min,"
         f" {len(requests)} requests to each engine, the first tenth not counted."
@@ -200,7 +205,9 @@ def main() -> None:
     if args.write:
         flags = f"--minutes {args.minutes:g} --load {args.load:g} --scale {args.scale} --write"
         command = f"`python -m bench.engine.compare {flags}`"
-        RESULTS.write_text(f"# Stock order against SLAI, one mixed paced engine\n\n{command}\n\n{head}\n\n{text}\n")
+        RESULTS.write_text(
+            f"# Stock order against SLAI and slai-plus, mixed paced engines\n\n{command}\n\n{head}\n\n{text}\n"
+        )
 
 
 if __name__ == "__main__":

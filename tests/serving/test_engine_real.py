@@ -1,6 +1,6 @@
-"""The real engine on this machine's CPU: stock vLLM, SLAI as a prefill and a decode engine, and a paced one.
+"""The real engine on this machine's CPU: stock vLLM, SLAI as a prefill and a decode engine, a paced one, slai-plus.
 
-Four processes are started once for the file (about a minute). fp32 and greedy: equal tokens mean an equal computation.
+Five processes are started once for the file (about a minute). fp32 and greedy: equal tokens mean an equal computation.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from e2e.engine import local
 from llmservice_core import metric_names as names
 from llmservice_core.step_models import step_model
+from llmservice_serving.engine_planner import ENOUGH_STEPS
 from tests.serving.engine_room import require_engine_environment
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -37,12 +38,14 @@ class Site:
     prefill: local.Engine
     decode: local.Engine
     paced: local.Engine
+    plus: local.Engine
+    """slai-plus at full speed: it must first learn how long its own steps last."""
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     require_engine_environment()
-    port = iter(local.free_ports(10))
+    port = iter(local.free_ports(12))
     options = (
         local.Options(port=next(port), metrics_port=next(port), stock=True, max_batched_tokens=128),
         local.Options(role="prefill", port=next(port), metrics_port=next(port), nixl_port=next(port),
@@ -51,6 +54,7 @@ def site() -> Iterator[Site]:
                       service="site/chat"),
         local.Options(port=next(port), metrics_port=next(port), max_batched_tokens=64,
                       pace=f"{PACE_MODEL},scale={SCALE}"),
+        local.Options(port=next(port), metrics_port=next(port), policy="slai-plus", max_batched_tokens=768),
     )  # fmt: skip
     with local.engines(*options) as started:
         yield Site(*started)
@@ -99,15 +103,33 @@ def mixed_requests(count: int = 30) -> list[tuple[list[int], int, dict[str, Any]
             for i in range(count)]  # fmt: skip
 
 
-def test_same_tokens_as_stock_while_decodes_are_hidden(site: Site) -> None:
-    requests = mixed_requests()
-    expected = [token_ids(complete(site.stock, p, n)) for p, n, _ in requests]
-    before = value(site.prefill.metrics_url, names.HIDDEN_TOTAL)
+@pytest.fixture(scope="module")
+def expected(site: Site) -> list[list[int]]:
+    answers = [token_ids(complete(site.stock, p, n)) for p, n, _ in mixed_requests()]
+    assert len({tuple(tokens[:5]) for tokens in answers}) > 25, "answers hardly depend on the prompt: proves nothing"
+    return answers
+
+
+def all_at_once(engine: local.Engine) -> tuple[list[list[int]], float]:
+    """What the engine answers, and how many decodes it deferred meanwhile."""
+    requests, before = mixed_requests(), value(engine.metrics_url, names.HIDDEN_TOTAL)
     with ThreadPoolExecutor(len(requests)) as pool:
-        got = list(pool.map(lambda r: token_ids(complete(site.prefill, r[0], r[1], **r[2])), requests))
-    assert got == expected
-    assert len({tuple(tokens[:5]) for tokens in expected}) > 25, "answers hardly depend on the prompt: proves nothing"
-    hidden = value(site.prefill.metrics_url, names.HIDDEN_TOTAL) - before
+        answers = list(pool.map(lambda r: token_ids(complete(engine, r[0], r[1], **r[2])), requests))
+    return answers, value(engine.metrics_url, names.HIDDEN_TOTAL) - before
+
+
+def test_same_tokens_as_stock_while_decodes_are_hidden(site: Site, expected: list[list[int]]) -> None:
+    answers, hidden = all_at_once(site.prefill)
+    assert answers == expected
+    assert hidden > 20, "no decode was ever deferred: proves nothing"
+
+
+def test_same_tokens_as_stock_while_whole_steps_are_planned(site: Site, expected: list[list[int]]) -> None:
+    """At first in SLAI's order; after some hundred steps the engine knows its own step times and plans with them."""
+    while sum(value(site.plus.metrics_url, names.STEPS, kind=kind) for kind in names.KINDS) < 2 * ENOUGH_STEPS:
+        assert all_at_once(site.plus)[0] == expected
+    answers, hidden = all_at_once(site.plus)
+    assert answers == expected
     assert hidden > 20, "no decode was ever deferred: proves nothing"
 
 
