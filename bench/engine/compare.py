@@ -4,8 +4,8 @@
 
 Setup of the paper: Mistral-7B, ShareGPT lengths, Poisson arrivals, 5 % strict users (TBT 0.1 s), 95 % relaxed (0.5 s),
 token budget 512 (slai-plus chooses, up to 768), 128 sequences, 235,728 tokens of KV cache. All engines get the same
-requests at the same moments, so the ratios are paired. Paced, not computed: see llmservice_serving.pace; the share of overruns is printed beside the
-numbers. `--write` keeps the table in bench/engine/RESULTS.md.
+requests at the same moments, so the ratios are paired. Paced, not computed: see llmservice_serving.pace; the share of
+overruns is printed beside the numbers. `--write` keeps the table in bench/engine/RESULTS.md.
 """
 
 from __future__ import annotations
