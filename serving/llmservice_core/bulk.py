@@ -9,7 +9,7 @@ then serves all decodes in one batch, whose cost hardly grows with its width. Fi
 2. prompts by strictness, then by remaining tokens, started and waiting alike: a started one pauses between chunks when
    a shorter one comes (shortest remaining processing time);
 3. a step is as wide as the first prompt needs, in tiles, between `narrowest` and `widest`;
-4. a share of the KV cache is kept from long prompts, more of it from longer ones: a full cache blocks no short prompt;
+4. a share of the KV cache is kept from long relaxed prompts, more from longer ones: a full cache blocks no short one;
 5. where a full-width mixed step costs less than the prompt and the decode step apart, they run as one.
 
 An overdue prompt (the caller says which has waited too long) goes before all that are not short: a bound on waiting
@@ -121,11 +121,11 @@ class Bulk:
 
     def plan(self, view: View) -> StepPlan:
         every_s = view.step_s(_decode_work(view.decodes))
-        prompts = self._prompts(view)
+        prompts = self._prompts(view, every_s)
         if not prompts:
             return self._all_decodes(view, every_s)
-        strict = [d for d in view.decodes if self._rides(d, every_s, view)]
-        relaxed = [d for d in view.decodes if not self._rides(d, every_s, view)]
+        strict = [d for d in view.decodes if self._is_tight(d.tbt_s, every_s, view)]
+        relaxed = [d for d in view.decodes if not self._is_tight(d.tbt_s, every_s, view)]
         due_s = min((self._due_s(d) for d in relaxed), default=math.inf)
         strict_due_s = min((self._due_s(d) for d in strict if d.tbt_s is not None), default=math.inf)
         slack_s = due_s - view.now_s - (self.decode_margin * every_s if relaxed else 0.0)
@@ -136,12 +136,12 @@ class Bulk:
 
     # Which prompts
 
-    def _prompts(self, view: View) -> list[Waiting]:
+    def _prompts(self, view: View, every_s: float) -> list[Waiting]:
         """Started and admissible ones, best first, no more than the widest step could hold."""
         candidates: Iterable[Waiting] = islice(view.waiting, self.most_candidates)
         if view.overdue is not None:
             candidates = self._with_overdue(candidates, view.overdue, view.short_tokens)
-        fresh = self._admissible(view, candidates)
+        fresh = self._admissible(view, candidates, every_s)
         return sorted([*view.started, *fresh], key=lambda p: self._rank(p, view))
 
     def _with_overdue(self, candidates: Iterable[Waiting], overdue: Waiting, short_tokens: int) -> Iterable[Waiting]:
@@ -156,16 +156,23 @@ class Bulk:
         is_overdue = p.place == view.overdue.place
         return (0.0 if p.tokens <= view.short_tokens else 1.0 if is_overdue else 2.0, *p.key)
 
-    def _admissible(self, view: View, candidates: Iterable[Waiting]) -> list[Waiting]:
-        """Whole prompts that fit beside what is kept for shorter ones; one that does not is passed over."""
+    def _admissible(self, view: View, candidates: Iterable[Waiting], every_s: float) -> list[Waiting]:
+        """Whole prompts that fit beside what is kept for shorter ones; one that does not is passed over. But nobody takes
+        the memory that a strict one waits for."""
         free, tokens = view.free_tokens, 0
-        reserve = self.reserve if view.decodes or view.started else 0.0  # an empty engine keeps nothing for anybody
+        will_free = bool(
+            view.decodes or view.started
+        )  # an empty engine keeps nothing for anybody: nothing would change
+        reserve = self.reserve if will_free else 0.0
         found: list[Waiting] = []
         seen: set[int] = set()
         for p in candidates:
             if len(found) >= view.seats or tokens >= self.widest:
                 break
-            kept = reserve * view.total_tokens * min(1.0, p.tokens / self.long_tokens)
+            is_strict = p.tbt_s is not None and self._is_tight(p.tbt_s, every_s, view)
+            kept = 0.0 if is_strict else reserve * view.total_tokens * min(1.0, p.tokens / self.long_tokens)
+            if is_strict and p.tokens > free and will_free:
+                break
             if p.place not in seen and free - p.tokens >= kept:
                 seen.add(p.place)
                 found.append(p)
@@ -177,12 +184,12 @@ class Bulk:
     def _due_s(self, d: Running) -> float:
         return -math.inf if d.tbt_s is None else d.last_token_s + self.aim * d.tbt_s
 
-    def _rides(self, d: Running, every_s: float, view: View) -> bool:
-        """Its target is too tight to sit out one of the widest prompt steps and the decode step behind it."""
-        if d.tbt_s is None:
+    def _is_tight(self, tbt_s: float | None, every_s: float, view: View) -> bool:
+        """The target leaves no time to sit out one of the widest prompt steps and the decode step behind it."""
+        if tbt_s is None:
             return True
         least_s = view.step_s(Work(new_tokens=self.widest, chunks=1)) + self.decode_margin * every_s
-        return self.aim * d.tbt_s < least_s
+        return self.aim * tbt_s < least_s
 
     def _widths(self, view: View, wanted: int) -> range:
         most = min(self.widest, view.budget_tokens)

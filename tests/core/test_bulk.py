@@ -98,9 +98,16 @@ def test_a_strict_prompt_goes_first_however_long() -> None:
 
 def test_a_full_cache_keeps_long_prompts_out_and_lets_short_ones_pass() -> None:
     """3 % of 100,000 tokens are kept from prompts of 4,000; 300 tokens are kept from a prompt of 400."""
-    full = replace(view(decode(1), waiting=(prompt(8, 4000, tbt_s=STRICT), prompt(9, 400))), free_tokens=6_900)
+    long, short = prompt(8, 4000, tbt_s=0.4), prompt(9, 400)
+    full = replace(view(decode(1), waiting=(long, short)), free_tokens=6_900)
     assert [p.place for p, _ in BULK.plan(full).chunks] == [9]
     assert [p.place for p, _ in BULK.plan(replace(full, free_tokens=7_000)).chunks] == [8]
+
+
+def test_nothing_is_kept_from_a_strict_prompt_and_nobody_takes_the_memory_that_it_waits_for() -> None:
+    full = replace(view(decode(1), waiting=(prompt(8, 4000, tbt_s=STRICT), prompt(9, 400))), free_tokens=4_000)
+    assert [p.place for p, _ in BULK.plan(full).chunks] == [8]
+    assert BULK.plan(replace(full, free_tokens=3_999)).chunks == ()
 
 
 def test_an_empty_engine_keeps_nothing_for_anybody() -> None:
