@@ -157,8 +157,8 @@ class Bulk:
         return (0.0 if p.tokens <= view.short_tokens else 1.0 if is_overdue else 2.0, *p.key)
 
     def _admissible(self, view: View, candidates: Iterable[Waiting], every_s: float) -> list[Waiting]:
-        """Whole prompts that fit beside what is kept for shorter ones; one that does not is passed over. But nobody takes
-        the memory that a strict one waits for."""
+        """Whole prompts that fit beside what is kept for shorter ones. One that does not is passed over, unless it is
+        strict: nobody takes the memory that it waits for."""
         free, tokens = view.free_tokens, 0
         will_free = bool(
             view.decodes or view.started
