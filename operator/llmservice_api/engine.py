@@ -68,7 +68,7 @@ class EnvVar(Node):
 
 
 class Scheduler(Node):
-    policy: Policy = Field("slai", description="slai: deadlines of the classes; fcfs: the engine's own order.")
+    policy: Policy = Field("slai", description="slai: deadlines of the classes; slai-plus: ours, in mixed pools; fcfs: the engine's own.")
     token_budget: AutoOrTokens = Field("auto", description="Tokens of one step. auto: the engine's own.")
 
 

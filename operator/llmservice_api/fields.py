@@ -108,7 +108,7 @@ AutoOrTokens = Annotated[
     ),
 ]
 
-Policy = Literal["slai", "fcfs"]
+Policy = Literal["slai", "slai-plus", "fcfs"]
 
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
 

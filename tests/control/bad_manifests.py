@@ -167,7 +167,12 @@ CASES = [
     Bad("no GPU", put("spec.pools.decode.gpusPerReplica", 0), "greater than or equal to 1"),
     Bad("budget below the minimum", put("spec.scaling.gpuBudget", 2), "raise gpuBudget or lower minReplicas"),
     Bad("budget 0", put("spec.scaling.gpuBudget", 0), "greater than or equal to 1"),
-    Bad("unknown policy", put("spec.engine.scheduler.policy", "slia"), '"slai", "fcfs"', "'slai' or 'fcfs'"),
+    Bad(
+        "unknown policy",
+        put("spec.engine.scheduler.policy", "slia"),
+        '"slai", "slai-plus", "fcfs"',
+        "'slai', 'slai-plus' or 'fcfs'",
+    ),
     Bad("token budget 0", put("spec.engine.scheduler.tokenBudget", 0), "number of tokens of at least 16"),
     Bad("token budget in words", put("spec.engine.scheduler.tokenBudget", "many"), "write auto, or a number"),
     Bad("unknown mode", put("spec.scaling.mode", "auto"), '"Auto", "Recommend", "Off"', "'Auto', 'Recommend' or 'Off'"),
