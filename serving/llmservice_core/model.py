@@ -154,6 +154,8 @@ class PoolSeen:
     """Requests waiting in the engines of this pool."""
     running_decodes: float | None = None
     """Sequences in their decode phase in the engines of this pool."""
+    unscraped: int = 0
+    """Engines that have been Ready for long enough and still have no sample: the numbers above lack theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +171,13 @@ class Observation:
     waiting_prompt_tokens: float | None
     """Predicted tokens of prompts that no prefill has finished."""
     start_up_s: float | None
-    """Observed created-to-Ready time (p90) of recent engine pods."""
+    """Observed created-to-Ready time (p90) of recent engine pods, without those that waited for a GPU for long."""
     recent_window_s: float | None = None
     """Length of the window behind `ClassTraffic.recent_rps`."""
     problem: str | None = None
     """Why metrics are missing, in words for a person: the sentence of condition MetricsAvailable."""
+    unscraped_routers: int = 0
+    """Routers that have been Ready for long enough and still have no sample: arrivals lack theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """One decision: what was asked for and what was seen in, sizes with reasons out. Pure; the clock is an argument.
 
-    stale? -> demand -> capacity -> size (RAD) -> backlog -> feedback -> stabilise -> limits
+    stale? -> demand -> capacity -> size (RAD) -> backlog -> feedback -> unknown? -> stabilise -> limits
 
 Each step leaves its name, the sizes it wished and a sentence in the plan. docs/planner.md has the formulas.
 """
@@ -11,22 +11,14 @@ from dataclasses import dataclass, replace
 
 from llmservice_core.capacity import PoolCapacity, pool_capacity
 from llmservice_core.model import Goal, Observation, Plan, Pool, PoolGoal, PoolPlan, PoolSeen, Reason, Step
+from llmservice_core.planner_backlog import backlog
 from llmservice_core.planner_demand import demand, strictest_tbt_s
+from llmservice_core.planner_doubt import doubt
+from llmservice_core.planner_facts import MOST_START_UP_S, Draft, Drafts, Facts, each
 from llmservice_core.planner_limits import Fitted, Wish, fit
 from llmservice_core.planner_memory import Memory, remember
 from llmservice_core.planner_record import capacity_of, inputs_of, load_of, overall, pool_plan
-from llmservice_core.planner_steps import (
-    Draft,
-    Drafts,
-    Facts,
-    backlog,
-    each,
-    feedback,
-    is_settled,
-    learned_margin,
-    size,
-    work_of,
-)
+from llmservice_core.planner_steps import feedback, is_settled, learned_margin, size, work_of
 
 STALE_INTERVALS = 3.0
 STALE_SCRAPE_GAPS = 2.5
@@ -77,7 +69,7 @@ def stabilization_s(goal: Goal, observation: Observation) -> float:
         return goal.stabilization_s
     if observation.start_up_s is None:
         return DEFAULT_STABILIZATION_S
-    return max(MIN_STABILIZATION_S, observation.start_up_s)
+    return min(MOST_START_UP_S, max(MIN_STABILIZATION_S, observation.start_up_s))
 
 
 def _continued(goal: Goal, observation: Observation, memory: Memory | None, now_s: float) -> Memory:
@@ -132,7 +124,7 @@ def _wish(facts: Facts, drafts: Drafts, steps: list[Step]) -> Drafts:
     asked = facts.demand
     steps.append(_step("demand", drafts, asked.unknown or f"{asked.arrivals_rps:.2f} req/s: " + _rates(facts)))
     steps.append(_step("capacity", drafts, "; ".join(_capacity_text(c) for c in facts.capacity.values())))
-    for name, pool_step in (("size", size), ("backlog", backlog), ("feedback", feedback)):
+    for name, pool_step in (("size", size), ("backlog", backlog), ("feedback", feedback), ("unknown", doubt)):
         before, drafts = drafts, each(pool_step, facts, drafts)
         steps.append(_step(name, drafts, _change(before, drafts)))
     return drafts
@@ -194,6 +186,7 @@ def _fit(facts: Facts, drafts: Drafts, settled: Mapping[Pool, Stabilised]) -> Fi
             needed=settled[p.pool].wanted,
             need=max(drafts[p.pool].want, 1e-6),
             weight=weights.get(p.pool, 1.0),
+            keeps=drafts[p.pool].keeps,
         )
         for p in facts.goal.pools
     ]

@@ -1,7 +1,8 @@
 """Fits wanted pool sizes into minima, maxima and the GPU budget. Pure integer arithmetic; knows nothing of metrics.
 
 Laws: never below a minimum, never above a maximum, never more planned GPUs than the budget (it holds the minima, the
-resource checks that), growth never before the GPUs are free.
+resource checks that), growth never before the GPUs are free, and no replica of a pool with unknown load goes to another
+pool: only a budget that does not hold what such pools have cuts them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,13 @@ class Wish:
     needed: int
     need: float
     weight: float = 1.0
+    keeps: bool = False
+    """Its load is not known in full: what it has is not shared out."""
+
+    @property
+    def floor(self) -> int:
+        kept = min(self.seen.desired, self.goal.max_replicas) if self.keeps else 0
+        return max(self.goal.min_replicas, kept)
 
     @property
     def capped(self) -> int:
@@ -51,7 +59,9 @@ class Fitted:
 
 
 def fit(wishes: Sequence[Wish], budget: int | None) -> Fitted:
-    sizes = {w.goal.pool: w.goal.min_replicas for w in wishes}
+    sizes = {w.goal.pool: w.floor for w in wishes}
+    if budget is not None:
+        _cut(wishes, sizes, budget)
     while (taker := _next(wishes, sizes, budget)) is not None:
         sizes[taker.goal.pool] += 1
     held = sum(_leaving(w, sizes) * w.goal.gpus_per_replica for w in wishes)
@@ -62,6 +72,15 @@ def fit(wishes: Sequence[Wish], budget: int | None) -> Fitted:
 
 def gpus(wishes: Sequence[Wish], sizes: Mapping[Pool, int]) -> int:
     return sum(sizes[w.goal.pool] * w.goal.gpus_per_replica for w in wishes)
+
+
+def _cut(wishes: Sequence[Wish], sizes: dict[Pool, int], budget: int) -> None:
+    """What is kept may be more than the budget, which a person can lower: the least urgent go, down to the minima."""
+    while gpus(wishes, sizes) > budget:
+        above = [w for w in wishes if sizes[w.goal.pool] > w.goal.min_replicas]
+        if not above:
+            return
+        sizes[min(above, key=lambda w: _urgency(w, sizes[w.goal.pool] - 1)).goal.pool] -= 1
 
 
 def _next(wishes: Sequence[Wish], sizes: Mapping[Pool, int], budget: int | None) -> Wish | None:

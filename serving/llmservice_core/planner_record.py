@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from llmservice_core.model import Pool, PoolGoal, PoolPlan, PoolSeen, Reason
-from llmservice_core.planner_steps import Draft, Facts
+from llmservice_core.planner_facts import Draft, Facts
 
 IMPORTANCE = (
     Reason.METRICS_MISSING,
@@ -81,11 +81,13 @@ def capacity_of(facts: Facts) -> dict[str, float | None]:
 
 
 def load_of(facts: Facts) -> float | None:
-    """lambda d / g of Theorem 1 over the replicas that serve now; above 1 the queues grow without end."""
-    ready = sum(s.ready for s in facts.pools.values())
-    if ready == 0 or any(w.unknown for w in facts.work.values()):
+    """lambda d / g of Theorem 1 of the fullest pool, over the replicas that serve now; above 1 its queue never ends.
+
+    Unknown as soon as one pool's is: that one may be the fullest.
+    """
+    if any(facts.work[p].unknown or s.ready == 0 for p, s in facts.pools.items()):
         return None
-    return sum(w.total for w in facts.work.values()) / ready
+    return max((facts.work[p].total / s.ready for p, s in facts.pools.items()), default=None)
 
 
 def _reason(
@@ -97,10 +99,10 @@ def _reason(
     held: tuple[Reason, str] | None,
     budget_text: str,
 ) -> tuple[Reason, str]:
+    if wanted > replicas:
+        return _limited(goal, seen, draft, replicas, wanted, budget_text)
     if draft.is_held and draft.driver is not Reason.BACKLOG:
         return draft.driver, draft.why
-    if wanted > replicas:
-        return _limited(goal, seen, replicas, wanted, draft.why, budget_text)
     if replicas > seen.desired:
         return (draft.driver if wanted == replicas else Reason.AT_MINIMUM), draft.why
     if replicas < seen.desired:
@@ -113,11 +115,13 @@ def _reason(
 
 
 def _limited(
-    goal: PoolGoal, seen: PoolSeen, replicas: int, wanted: int, why: str, budget_text: str
+    goal: PoolGoal, seen: PoolSeen, draft: Draft, replicas: int, wanted: int, budget_text: str
 ) -> tuple[Reason, str]:
     """Wanted more than it gets: the cluster has no place, the pool is at its maximum, or the budget is spent."""
-    if seen.unschedulable > 0:
-        return Reason.UNSCHEDULABLE, f"{seen.unschedulable} pods find no node, {wanted} wanted; {why}"
+    # A pool that keeps its size loses nothing for want of a node: only its maximum or the budget can have cut it.
+    is_cut = draft.keeps and replicas < seen.desired
+    if seen.unschedulable > 0 and not is_cut:
+        return Reason.UNSCHEDULABLE, f"{seen.unschedulable} pods find no node, {wanted} wanted; {draft.why}"
     if replicas >= goal.max_replicas:
-        return Reason.AT_MAXIMUM, f"{wanted} wanted, maxReplicas {goal.max_replicas}; {why}"
-    return Reason.BUDGET_LIMITED, f"{wanted} wanted, {budget_text}; {why}"
+        return Reason.AT_MAXIMUM, f"{wanted} wanted, maxReplicas {goal.max_replicas}; {draft.why}"
+    return Reason.BUDGET_LIMITED, f"{wanted} wanted, {budget_text}; {draft.why}"

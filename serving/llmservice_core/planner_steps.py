@@ -5,14 +5,14 @@ RAD (arXiv 2508.01002) sizes one pool of nodes that time-share both phases; a po
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from llmservice_core.capacity import PoolCapacity
-from llmservice_core.model import Goal, Observation, Pool, PoolGoal, PoolSeen, Reason
+from llmservice_core.model import Pool, PoolGoal, Reason
+from llmservice_core.planner_backlog import prompt_backlog
 from llmservice_core.planner_demand import Demand, strictest_ttft
-from llmservice_core.planner_memory import Memory
+from llmservice_core.planner_facts import Draft, Facts, Work, raised
 
 MARGIN_PREFILL: Final = 0.10
 MARGIN_DECODE: Final = 0.35
@@ -21,17 +21,6 @@ MARGIN_STRICT: Final = 1.0
 STRICT_OVERHEAD_S: Final = 0.05
 STRICT_SLACK_FLOOR_S: Final = 0.10
 """Of a TTFT target: spent outside prefill, and the least that counts as left for queueing."""
-BACKLOG_FREE_S: Final = 0.25
-"""Queued work per prefill replica that is no backlog: what its next few steps take."""
-BACKLOG_START_UPS: Final = 2.5
-BACKLOG_MIN_DRAIN_S: Final = 60.0
-"""A backlog is to be gone after so many start-ups (study: 300 s at 120 s). Faster, and one burst eats the budget."""
-POPULATION_SIGMAS: Final = 2.0
-"""Residents above the planned widths count as work once they lie this many Poisson deviations above."""
-DEFAULT_START_UP_S: Final = 120.0
-BLIND_QUEUE_STEPS: Final = 32.0
-BLIND_QUEUE_REQUESTS: Final = 4.0
-"""With unknown capacity, a queue beyond so many full steps or requests per replica is a visible backlog."""
 MIN_EVENTS: Final = 20.0
 LEARNING_RATE: Final = 0.02
 LEARNING_PERIOD_S: Final = 15.0
@@ -39,56 +28,6 @@ MAX_BURN: Final = 10.0
 MARGIN_HALF_LIFE_S: Final = 600.0
 MAX_MARGIN: Final = 1.0
 """Margin learning (after the study's conformal one): m += rate x (miss / allowed - 1) per period, else decay."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Replicas' worth of work of one pool: `prefill` = lambda E[v_p] tau_P, `decode` = lambda E[v_d] tau_D."""
-
-    prefill: float = 0.0
-    decode: float = 0.0
-    unknown: str | None = None
-    reason: Reason = Reason.CAPACITY_UNKNOWN
-
-    @property
-    def total(self) -> float:
-        return self.prefill + self.decode
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """All that the steps may look at."""
-
-    goal: Goal
-    seen: Observation
-    now_s: float
-    memory: Memory
-    demand: Demand
-    pools: Mapping[Pool, PoolSeen]
-    capacity: Mapping[Pool, PoolCapacity]
-    work: Mapping[Pool, Work]
-
-    @property
-    def start_up_s(self) -> float:
-        return self.seen.start_up_s if self.seen.start_up_s is not None else DEFAULT_START_UP_S
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """`driver` is the reason that moved the wish last; `why` its sentence. A held pool keeps its present size."""
-
-    want: float
-    driver: Reason
-    why: str
-    is_held: bool = False
-
-
-Drafts = Mapping[Pool, Draft]
-PoolStep = Callable[[Facts, PoolGoal, Draft], Draft]
-
-
-def each(step: PoolStep, facts: Facts, drafts: Drafts) -> Drafts:
-    return {p.pool: step(facts, p, drafts[p.pool]) for p in facts.goal.pools}
 
 
 def work_of(pool: Pool, demand: Demand, capacity: PoolCapacity) -> Work:
@@ -116,18 +55,6 @@ def size(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
     return Draft(want=want, driver=driver, why=_work_text(facts, goal.pool, work))
 
 
-def backlog(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
-    """Work that waits already, on top of what arrives; also the only voice of a pool whose capacity is unknown."""
-    if draft.is_held:
-        return _blind_backlog(facts, goal, draft)
-    extra, why = 0.0, ""
-    if goal.pool is not Pool.DECODE:
-        extra, why = _prompt_backlog(facts, goal.pool)
-    floor, residents = (0.0, "") if goal.pool is Pool.PREFILL else _residents(facts, goal.pool)
-    want = max(draft.want + extra, floor)
-    return _raised(facts, goal.pool, draft, want, Reason.BACKLOG, residents if floor > draft.want + extra else why)
-
-
 def feedback(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
     """Adds the learned margin; while the SLO is missed the pool keeps at least its present size."""
     if draft.is_held:
@@ -135,18 +62,18 @@ def feedback(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
     margin = facts.memory.margins.get(goal.pool, 0.0)
     miss = missed(facts, goal.pool)
     want = draft.want + margin * math.sqrt(facts.work[goal.pool].total)
-    raised = _raised(facts, goal.pool, draft, want, Reason.SLO_MISS, f"{miss or 'earlier misses'}: margin {margin:.2f}")
+    grown = raised(facts, goal.pool, draft, want, Reason.SLO_MISS, f"{miss or 'earlier misses'}: margin {margin:.2f}")
     desired = facts.pools[goal.pool].desired
-    if not miss or math.ceil(raised.want) >= desired:
-        return raised
-    return replace(raised, want=float(desired), driver=Reason.SLO_MISS, why=f"not reduced while {miss}")
+    if not miss or math.ceil(grown.want) >= desired:
+        return grown
+    return replace(grown, want=float(desired), driver=Reason.SLO_MISS, why=f"not reduced while {miss}")
 
 
 def is_settled(facts: Facts, pool: Pool) -> bool:
     """All pods that are wanted serve, and no prompt backlog is left: what is missed now, the law has missed."""
     seen = facts.pools[pool]
     moving = seen.starting > 0 or seen.unschedulable > 0 or seen.ready != seen.desired
-    return not moving and (pool is Pool.DECODE or _prompt_backlog(facts, pool)[0] <= 0.0)
+    return not moving and (pool is Pool.DECODE or prompt_backlog(facts, pool)[0] <= 0.0)
 
 
 def learned_margin(facts: Facts, pool: Pool) -> float:
@@ -218,58 +145,6 @@ def _strict(facts: Facts, pool: Pool, work: Work) -> float:
     kappa = service_s / max(STRICT_SLACK_FLOOR_S, target_s - service_s - STRICT_OVERHEAD_S)
     strict = facts.demand.strict_share * work.prefill
     return strict + MARGIN_STRICT * math.sqrt(strict * kappa) + work.decode
-
-
-def _prompt_backlog(facts: Facts, pool: Pool) -> tuple[float, str]:
-    """Replicas that empty the prompt queue within the drain time, beside those that keep up with arrivals."""
-    waiting, tau_s = facts.seen.waiting_prompt_tokens, facts.capacity[pool].tau_prefill_s
-    if not waiting or tau_s is None:
-        return 0.0, ""
-    queued_s = waiting * tau_s - BACKLOG_FREE_S * facts.pools[pool].ready
-    drain_s = max(BACKLOG_MIN_DRAIN_S, BACKLOG_START_UPS * facts.start_up_s)
-    text = f"{waiting:.0f} prompt tokens wait, {waiting * tau_s:.1f} s of work to be done in {drain_s:.0f} s"
-    return max(0.0, queued_s) / drain_s, text
-
-
-def _residents(facts: Facts, pool: Pool) -> tuple[float, str]:
-    """Replicas that hold, at the planned width, the decodes that are there now, beyond chance."""
-    seen, width = facts.pools[pool], facts.capacity[pool].width
-    if seen.running_decodes is None or not width:
-        return 0.0, ""
-    count = seen.running_decodes + ((seen.waiting or 0.0) if pool is Pool.DECODE else 0.0)
-    beyond = max(0.0, count - POPULATION_SIGMAS * math.sqrt(count))
-    return beyond / width, f"{count:.0f} requests decode or wait to, planned width {width} per replica"
-
-
-def _blind_backlog(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
-    """One replica more, one at a time, when a queue is plain to see although nothing else is known."""
-    seen = facts.pools[goal.pool]
-    why = _visible_queue(facts, goal.pool)
-    settled = max(goal.min_replicas, min(seen.desired, goal.max_replicas))
-    if not why or seen.starting or seen.unschedulable or seen.ready != settled:
-        return draft
-    return replace(draft, want=settled + 1.0, driver=Reason.BACKLOG, why=f"{why}; one more although {draft.why[6:]}")
-
-
-def _visible_queue(facts: Facts, pool: Pool) -> str:
-    seen, tokens = facts.pools[pool], facts.seen.waiting_prompt_tokens
-    budget = seen.limits.max_batched_tokens if seen.limits else None
-    ready = max(1, seen.ready)
-    if pool is not Pool.DECODE and tokens and budget and tokens > BLIND_QUEUE_STEPS * budget * ready:
-        return f"{tokens:.0f} prompt tokens wait for {ready} replicas with {budget:.0f} per step"
-    if seen.waiting is not None and seen.waiting > BLIND_QUEUE_REQUESTS * ready:
-        return f"{seen.waiting:.0f} requests wait in {ready} engines"
-    return ""
-
-
-def _raised(facts: Facts, pool: Pool, draft: Draft, want: float, reason: Reason, why: str) -> Draft:
-    """Takes the larger wish; it becomes the reason only if it is what asks for one more whole replica now."""
-    if want <= draft.want:
-        return draft
-    desired = facts.pools[pool].desired
-    if math.ceil(want - 1e-9) > max(math.ceil(draft.want - 1e-9), desired):
-        return replace(draft, want=want, driver=reason, why=f"{why}; {draft.why}")
-    return replace(draft, want=want)
 
 
 def _work_text(facts: Facts, pool: Pool, work: Work) -> str:

@@ -65,7 +65,15 @@ def pool_goal(pool: Pool, low: int = 1, high: int = 8, gpus: int = 1) -> PoolGoa
 
 def seen(pool: Pool, desired: int = 1, **changes: Any) -> PoolSeen:
     base = PoolSeen(
-        pool=pool, desired=desired, ready=desired, starting=0, draining=0, unschedulable=0, limits=LIMITS, waiting=0.0
+        pool=pool,
+        desired=desired,
+        ready=desired,
+        starting=0,
+        draining=0,
+        unschedulable=0,
+        limits=LIMITS,
+        waiting=0.0,
+        running_decodes=0.0,
     )
     return replace(base, **changes)
 
@@ -169,12 +177,12 @@ class TestSizing:
     def test_record_allows_to_redo_the_sum(self) -> None:
         got, _ = decide(observation(rps=10.0))
         assert [s.name for s in got.steps] == [
-            "stale", "demand", "capacity", "size", "backlog", "feedback", "stabilise", "limits",
+            "stale", "demand", "capacity", "size", "backlog", "feedback", "unknown", "stabilise", "limits",
         ]  # fmt: skip
         assert got.capacity["prefill.tau_prefill_s"] == pytest.approx(TAU_P)
         assert got.capacity["decode.tau_decode_s"] == pytest.approx(TAU_D)
         assert got.capacity["decode.width"] == WIDTH
-        assert got.load == pytest.approx(10 * (2000 * TAU_P + 400 * TAU_D) / 2)
+        assert got.load == pytest.approx(10 * 400 * TAU_D), "the fullest pool: decode 2.22, prefill .99, one each"
         assert got.pools[0].message == ("1 -> 2: 10.00 req/s x 2000 prompt tokens x 0.0495 ms = 0.99 replicas of work")
 
 

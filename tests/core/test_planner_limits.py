@@ -74,6 +74,44 @@ CASES = {
         6,
         (2, 4),
     ),
+    "unknown pods do not yield to need": (
+        [wish(P, 4, 4.0, desired=2, ready=2), wish(D, 4, 4.0, desired=4, ready=4, keeps=True)],
+        6,
+        (2, 4),
+    ),
+    "nor to a heavier class": (
+        [wish(P, 4, weight=10.0), wish(D, 4, desired=4, ready=4, keeps=True)],
+        6,
+        (2, 4),
+    ),
+    "what is kept may still grow": (
+        [wish(P, 1), wish(D, 5, desired=4, ready=4, keeps=True)],
+        6,
+        (1, 5),
+    ),
+    "and ends at a lowered maximum": (
+        [wish(P, 1), wish(D, 4, desired=4, ready=4, keeps=True, max_replicas=3)],
+        6,
+        (1, 3),
+    ),
+    "a lowered budget cuts what is kept, the fuller pool last": (
+        [wish(P, 4, 2.0, desired=4, ready=4, keeps=True), wish(D, 4, 4.0, desired=4, ready=4, keeps=True)],
+        6,
+        (2, 4),
+    ),
+    "never under a minimum": (
+        [wish(P, 4, min_replicas=3, desired=4, ready=4, keeps=True), wish(D, 4, desired=4, ready=4, keeps=True)],
+        5,
+        (3, 2),
+    ),
+    "a large replica that was cut makes room for small ones": (
+        [
+            wish(P, 3, desired=3, ready=3, keeps=True),
+            wish(D, 2, desired=2, ready=2, gpus_per_replica=4, keeps=True),
+        ],
+        8,
+        (3, 1),
+    ),
     "but keeps what nobody else wants": (
         [wish(P, 6, 9.0, desired=4, ready=2, unschedulable=2), wish(D, 1)],
         6,

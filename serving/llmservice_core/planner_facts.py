@@ -1,0 +1,83 @@
+"""What the steps of a plan share: all that they may look at, and the wish that they hand on. Pure; decides nothing."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from llmservice_core.capacity import PoolCapacity
+from llmservice_core.model import Goal, Observation, Pool, PoolGoal, PoolSeen, Reason
+from llmservice_core.planner_demand import Demand
+from llmservice_core.planner_memory import Memory
+
+DEFAULT_START_UP_S: Final = 120.0
+MOST_START_UP_S: Final = 1800.0
+"""A pod that took longer from created to Ready did not start, it waited for somebody to free or buy a GPU. Twice the
+time that weights may take to load, so that a node which an autoscaler must bring first still counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Replicas' worth of work of one pool: `prefill` = lambda E[v_p] tau_P, `decode` = lambda E[v_d] tau_D."""
+
+    prefill: float = 0.0
+    decode: float = 0.0
+    unknown: str | None = None
+    reason: Reason = Reason.CAPACITY_UNKNOWN
+
+    @property
+    def total(self) -> float:
+        return self.prefill + self.decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that the steps may look at."""
+
+    goal: Goal
+    seen: Observation
+    now_s: float
+    memory: Memory
+    demand: Demand
+    pools: Mapping[Pool, PoolSeen]
+    capacity: Mapping[Pool, PoolCapacity]
+    work: Mapping[Pool, Work]
+
+    @property
+    def start_up_s(self) -> float:
+        return self.seen.start_up_s if self.seen.start_up_s is not None else DEFAULT_START_UP_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """`driver` is the reason that moved the wish last; `why` its sentence. A held pool keeps its present size."""
+
+    want: float
+    driver: Reason
+    why: str
+    is_held: bool = False
+    is_doubted: bool = False
+    """The load may be larger than what was seen."""
+
+    @property
+    def keeps(self) -> bool:
+        """No fewer replicas than there are, whatever others need."""
+        return self.is_held or self.is_doubted
+
+
+Drafts = Mapping[Pool, Draft]
+PoolStep = Callable[[Facts, PoolGoal, Draft], Draft]
+
+
+def each(step: PoolStep, facts: Facts, drafts: Drafts) -> Drafts:
+    return {p.pool: step(facts, p, drafts[p.pool]) for p in facts.goal.pools}
+
+
+def raised(facts: Facts, pool: Pool, draft: Draft, want: float, reason: Reason, why: str) -> Draft:
+    """Takes the larger wish; it becomes the reason only if it is what asks for one more whole replica now."""
+    if want <= draft.want:
+        return draft
+    desired = facts.pools[pool].desired
+    if math.ceil(want - 1e-9) > max(math.ceil(draft.want - 1e-9), desired):
+        return replace(draft, want=want, driver=reason, why=f"{why}; {draft.why}")
+    return replace(draft, want=want)
