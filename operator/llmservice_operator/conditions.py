@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from llmservice_api.status import Condition
-from llmservice_core.model import Attainment, ClassTraffic, Reason, ServiceClass
+from llmservice_core.contract import PORT_ENGINE_METRICS, PORT_ROUTER_METRICS
+from llmservice_core.model import Attainment, ClassTraffic, Observation, Reason, ServiceClass
 from llmservice_operator.facts import Facts
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
@@ -57,12 +58,28 @@ def _metrics_available(facts: Facts) -> Verdict:
     seen, plan = facts.observation, facts.plan
     if seen is None:
         return UNKNOWN, "NotAsked", "no decision was made yet that needs metrics"
+    blind = {p.reason for p in plan.pools} if plan is not None else set()
     if seen.problem is not None:
-        stale = plan is not None and plan.reason is Reason.METRICS_STALE
-        return FALSE, str(Reason.METRICS_STALE if stale else Reason.METRICS_MISSING), seen.problem
-    if plan is not None and plan.reason in (Reason.METRICS_STALE, Reason.METRICS_MISSING):
-        return FALSE, str(plan.reason), plan.message
+        reason = Reason.METRICS_STALE if Reason.METRICS_STALE in blind else Reason.METRICS_MISSING
+        return FALSE, str(reason), seen.problem
+    if plan is not None and Reason.METRICS_STALE in blind:
+        return FALSE, str(Reason.METRICS_STALE), plan.message
+    if silent := _unscraped(seen):
+        return FALSE, str(Reason.METRICS_MISSING), silent
+    if plan is not None and Reason.METRICS_MISSING in blind:
+        return FALSE, str(Reason.METRICS_MISSING), plan.message
     return TRUE, "MetricsFresh", "metrics are there and fresh"
+
+
+def _unscraped(seen: Observation) -> str:
+    """Prometheus answers, but some of those who serve are not in it: which, and what to look at."""
+    pools = [f"{p.unscraped} of {p.ready} Ready {p.pool.value} engines" for p in seen.pools if p.unscraped]
+    routers = [f"{seen.unscraped_routers} of the Ready routers"] if seen.unscraped_routers else []
+    ports = [f"{PORT_ENGINE_METRICS} of engines"] * bool(pools) + [f"{PORT_ROUTER_METRICS} of routers"] * bool(routers)
+    if not ports:
+        return ""
+    who, where = " and ".join(pools + routers), " and ".join(ports)
+    return f"Prometheus has no recent sample of {who}: does it scrape port {where}?"
 
 
 def _slo_met(facts: Facts) -> Verdict:

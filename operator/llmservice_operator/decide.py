@@ -31,11 +31,14 @@ def pools_seen(world: World, service: LLMService, sizes: Mapping[Pool, int]) -> 
 
 async def decide(world: World, service: LLMService, pools: tuple[PoolSeen, ...], memory: Memory | None) -> Decision:
     goal, now_s = service.to_goal(), world.clock()
-    start_up_s = observe_pods.start_up_seconds(world.watches.of(POD, service.key))
+    pods = world.watches.of(POD, service.key)
+    world.start_ups[service.key] = observe_pods.start_ups(pods, world.start_ups.get(service.key, {}))
+    start_up_s = observe_pods.start_up_seconds(pods, world.start_ups[service.key])
     prometheus = world.prometheus(service)
     if prometheus is None:
         seen = observe.nothing_known(goal, pools, start_up_s, now_s, NO_URL)
     else:
-        seen = await observe.observe(goal, service.key, prometheus, pools, start_up_s, now_s)
+        ready = observe_pods.ready_since(pods)
+        seen = await observe.observe(goal, service.key, prometheus, pools, start_up_s, now_s, ready)
     plan, memory = planner.plan(goal, seen, memory)
     return Decision(observation=seen, plan=plan, memory=memory)

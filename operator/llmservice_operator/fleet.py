@@ -91,6 +91,7 @@ class Fleet:
         if kept is not None:
             kept.task.cancel()
             metrics.forget(key)
+            self._world.start_ups.pop(key, None)
 
     def _adopt(self, service: LLMService) -> None:
         self.forget(service.key)

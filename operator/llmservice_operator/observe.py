@@ -10,6 +10,7 @@ from llmservice_core import metric_names as names
 from llmservice_core.contract import target_label
 from llmservice_core.model import Attainment, ClassTraffic, Goal, Observation, PoolSeen, ServiceClass, Slo
 from llmservice_operator.observe_engine import engines_seen
+from llmservice_operator.observe_pods import ReadySince
 from llmservice_operator.observe_prometheus import Prometheus, PrometheusError, Series
 from llmservice_operator.observe_series import (
     Windows,
@@ -17,6 +18,7 @@ from llmservice_operator.observe_series import (
     increase,
     live,
     scrape_gap_s,
+    unscraped,
     windows,
 )
 
@@ -47,6 +49,7 @@ NAMES = (
     *STEP_COUNTERS,
     *ENGINE_GAUGES,
 )
+NOBODY = ReadySince(routers=(), engines={})
 
 
 async def observe(
@@ -56,8 +59,9 @@ async def observe(
     pools: Sequence[PoolSeen],
     start_up_s: float | None,
     now_s: float,
+    ready: ReadySince = NOBODY,
 ) -> Observation:
-    """What is known of `service` ("<namespace>/<name>") at `now_s`; `pools` and `start_up_s` come from the cluster."""
+    """What is known of `service` ("<namespace>/<name>") at `now_s`; all but Prometheus' part comes from the cluster."""
     try:
         series = await prometheus.range_vector(selector(service, windows(prometheus.gaps.get(service))))
     except PrometheusError as error:
@@ -68,7 +72,7 @@ async def observe(
     gap_s = scrape_gap_s(routers)
     if gap_s is not None:
         prometheus.gaps[service] = gap_s
-    return observation(goal, series, pools, start_up_s, now_s, gap_s)
+    return observation(goal, series, pools, start_up_s, now_s, gap_s, ready)
 
 
 def selector(service: str, w: Windows) -> str:
@@ -84,6 +88,7 @@ def observation(
     start_up_s: float | None,
     now_s: float,
     gap_s: float | None,
+    ready: ReadySince,
 ) -> Observation:
     """Samples, a router's among them, to an Observation. All windows end at the newest sample of a router."""
     routers = [s for s in series if names.POOL not in s.labels]
@@ -91,7 +96,8 @@ def observation(
     arrivals = [s for s in routers if s.name == names.ARRIVALS]
     end_s = max(s.times[-1] for s in arrivals)
     w = windows(gap_s)
-    waiting = [s for s in live(routers, end_s, gap_s) if s.name == names.WAITING_PROMPT_TOKENS]
+    alive = live(routers, end_s, gap_s)
+    waiting = [s for s in alive if s.name == names.WAITING_PROMPT_TOKENS]
     return Observation(
         time_s=now_s,
         newest_sample_s=end_s,
@@ -99,9 +105,10 @@ def observation(
         window_s=covered_s(arrivals, end_s - w.rate_s),
         recent_window_s=covered_s(arrivals, end_s - w.recent_s) or None,
         classes=tuple(_traffic(c, routers, engines, end_s, w) for c in goal.classes),
-        pools=tuple(engines_seen(p, engines, end_s, gap_s, w) for p in pools),
+        pools=tuple(engines_seen(p, engines, end_s, gap_s, w, ready.engines.get(p.pool, ())) for p in pools),
         waiting_prompt_tokens=max(0.0, sum(s.values[-1] for s in waiting)) if waiting else None,
         start_up_s=start_up_s,
+        unscraped_routers=unscraped(ready.routers, [s for s in alive if s.name == names.ARRIVALS], end_s, gap_s),
     )
 
 

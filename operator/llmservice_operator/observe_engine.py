@@ -10,7 +10,7 @@ from dataclasses import replace
 from llmservice_core import metric_names as names
 from llmservice_core.model import EngineLimits, PoolSeen, StepStats
 from llmservice_operator.observe_prometheus import Series
-from llmservice_operator.observe_series import Windows, live, mean_since
+from llmservice_operator.observe_series import Windows, live, mean_since, unscraped
 
 FIRST_STEPS = 20.0
 """A process's first steps are left out: they compile, allocate and page in."""
@@ -21,9 +21,14 @@ Pod = Mapping[Key, Series]
 
 
 def engines_seen(
-    pool: PoolSeen, series: Sequence[Series], newest_s: float, gap_s: float | None, windows: Windows
+    pool: PoolSeen,
+    series: Sequence[Series],
+    newest_s: float,
+    gap_s: float | None,
+    windows: Windows,
+    ready_since_s: Sequence[float] = (),
 ) -> PoolSeen:
-    """The pool as the cluster shows it, with what its engines say about themselves."""
+    """The pool as the cluster shows it, with what its engines say about themselves, and how many say nothing."""
     own = [s for s in series if s.labels.get(names.POOL) == pool.pool.value]
     alive = live(own, newest_s, gap_s)
     since_s = newest_s - windows.recent_s
@@ -35,6 +40,7 @@ def engines_seen(
         recent_steps=step_stats(own, newest_s - windows.lengths_s[0]),
         waiting=_sum(s.values[-1] for s in alive if s.name == names.WAITING),
         running_decodes=_sum(mean_since(s, since_s) for s in decodes),
+        unscraped=unscraped(ready_since_s, alive, newest_s, gap_s),
     )
 
 

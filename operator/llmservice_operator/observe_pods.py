@@ -2,16 +2,29 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from llmservice_core import contract
 from llmservice_core.model import Pool, PoolSeen
+from llmservice_core.planner_facts import MOST_START_UP_S
+from llmservice_operator.child_engine import LOAD_S
 
 Manifest = Mapping[str, Any]
+StartUps = Mapping[str, float]
+"""Created-to-Ready seconds of engine pods that exist, by uid."""
 
 RECENT_PODS = 20
-"""Start-up times of the newest so many Ready pods count: an old image or node says little about the next pod."""
+"""Start-up times of the newest so many pods count: an old image or node says little about the next pod."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadySince:
+    """When each pod that is Ready now became so: who is Ready for long should have been scraped."""
+
+    routers: Sequence[float]
+    engines: Mapping[Pool, Sequence[float]]
 
 
 def pool_seen(pods: Sequence[Manifest], deployments: Sequence[Manifest]) -> tuple[PoolSeen, ...]:
@@ -20,14 +33,29 @@ def pool_seen(pods: Sequence[Manifest], deployments: Sequence[Manifest]) -> tupl
     return tuple(_seen(pool, pods, deployments) for pool in pools)
 
 
-def start_up_seconds(pods: Sequence[Manifest]) -> float | None:
-    """Created-to-Ready time, p90 over the newest engine pods that are Ready now; None before the first.
+def ready_since(pods: Sequence[Manifest]) -> ReadySince:
+    ready = [p for p in pods if _state(p) == "ready"]
+    return ReadySince(
+        routers=[_turned_ready_s(p) or 0.0 for p in ready if _component(p) == contract.COMPONENT_ROUTER],
+        engines={pool: [_turned_ready_s(p) or 0.0 for p in ready if _pool(p) is pool] for pool in Pool},
+    )
 
-    A pod whose container restarted is left out: its Ready time is that of the recovery, not of the start.
+
+def start_ups(pods: Sequence[Manifest], known: StartUps) -> StartUps:
+    """What is `known` of pods that still exist, and the pods that became Ready since.
+
+    The first answer stays: a readiness that comes and goes moves the transition time, and would turn a pod's age into
+    its start-up time.
     """
-    engines = [p for p in pods if _label(p, contract.LABEL_COMPONENT) == contract.COMPONENT_ENGINE]
-    known = [(created, ready - created) for p in engines if (created := _created_s(p)) and (ready := _ready_s(p))]
-    recent = sorted(seconds for _, seconds in sorted(known)[-RECENT_PODS:])
+    engines = {_uid(p): p for p in pods if _component(p) == contract.COMPONENT_ENGINE}
+    found = {uid: known.get(uid) or _start_up_s(pod) for uid, pod in engines.items()}
+    return {uid: seconds for uid, seconds in found.items() if seconds is not None}
+
+
+def start_up_seconds(pods: Sequence[Manifest], known: StartUps) -> float | None:
+    """p90 of created-to-Ready over the newest engine pods of which it is known; None before the first."""
+    newest = sorted((created, known[_uid(p)]) for p in pods if _uid(p) in known and (created := _created_s(p)))
+    recent = sorted(seconds for _, seconds in newest[-RECENT_PODS:])
     return recent[math.ceil(0.9 * len(recent)) - 1] if recent else None
 
 
@@ -56,8 +84,16 @@ def _state(pod: Manifest) -> str:
     return "ready" if _condition(pod, "Ready").get("status") == "True" else "starting"
 
 
+def _uid(pod: Manifest) -> str:
+    return str(pod.get("metadata", {}).get("uid", ""))
+
+
+def _component(manifest: Manifest) -> str | None:
+    return _label(manifest, contract.LABEL_COMPONENT)
+
+
 def _pool(manifest: Manifest) -> Pool | None:
-    if _label(manifest, contract.LABEL_COMPONENT) == contract.COMPONENT_ROUTER:
+    if _component(manifest) == contract.COMPONENT_ROUTER:
         return None
     value = _label(manifest, contract.LABEL_POOL)
     return Pool(value) if value in {p.value for p in Pool} else None
@@ -77,13 +113,22 @@ def _created_s(pod: Manifest) -> float | None:
     return _seconds(pod.get("metadata", {}).get("creationTimestamp"))
 
 
-def _ready_s(pod: Manifest) -> float | None:
-    """When the pod became Ready for the first time; None if it is not Ready or a container of it restarted."""
-    ready = _condition(pod, "Ready")
+def _start_up_s(pod: Manifest) -> float | None:
+    """None where Ready's transition is plainly not the first: it is a recovery's, or it came too late for a start."""
+    created, ready = _created_s(pod), _turned_ready_s(pod)
     containers = pod.get("status", {}).get("containerStatuses") or []
-    if ready.get("status") != "True" or any(c.get("restartCount") for c in containers):
+    if created is None or ready is None or any(c.get("restartCount") for c in containers):
         return None
-    return _seconds(ready.get("lastTransitionTime"))
+    running = [(c.get("state") or {}).get("running") or {} for c in containers]
+    began_s = max((s for c in running if (s := _seconds(c.get("startedAt")))), default=ready)
+    is_first = ready - began_s <= LOAD_S and ready - created <= MOST_START_UP_S
+    return ready - created if is_first else None
+
+
+def _turned_ready_s(pod: Manifest) -> float | None:
+    """The last time that the pod became Ready; None if it is not."""
+    ready = _condition(pod, "Ready")
+    return _seconds(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None
 
 
 def _seconds(timestamp: object) -> float | None:

@@ -14,6 +14,10 @@ from llmservice_operator.observe_prometheus import Series
 DEFAULT_GAP_S = 15.0
 LIVE_GAPS = 2.5
 """A series whose last sample is older than so many scrape gaps belongs to a pod that is gone."""
+GRACE_GAPS = 3.0
+LEAST_GRACE_S = 10.0
+"""A pod that is Ready for so many scrape gaps, or so long, should have a sample: Prometheus takes up new targets within
+5 s and scrapes them within a gap, and one scrape may fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,14 @@ def live(series: Iterable[Series], newest: float, gap_s: float | None) -> list[S
     """Those that were scraped lately: the others are history of pods that are gone."""
     oldest = newest - LIVE_GAPS * (gap_s or DEFAULT_GAP_S)
     return [s for s in series if s.times[-1] >= oldest]
+
+
+def unscraped(ready_since_s: Iterable[float], alive: Iterable[Series], newest_s: float, gap_s: float | None) -> int:
+    """How many pods that were Ready in good time no live series speaks for. By number: not all scrapes name the pod."""
+    grace_s = max(LEAST_GRACE_S, GRACE_GAPS * (gap_s or DEFAULT_GAP_S))
+    expected = sum(newest_s - since_s > grace_s for since_s in ready_since_s)
+    scraped = {(s.labels.get("pod", ""), s.labels.get("instance", "")) for s in alive}
+    return max(0, expected - len(scraped))
 
 
 def mean_since(series: Series, since_s: float) -> float:

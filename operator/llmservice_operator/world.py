@@ -8,6 +8,7 @@ import aiohttp
 
 from llmservice_api.resource import LLMService
 from llmservice_operator.cluster import Cluster
+from llmservice_operator.observe_pods import StartUps
 from llmservice_operator.observe_prometheus import Prometheus
 from llmservice_operator.settings import Settings
 from llmservice_operator.watches import Watches
@@ -20,6 +21,8 @@ class World:
     watches: Watches
     http: aiohttp.ClientSession
     clock: Callable[[], float] = time.time
+    start_ups: dict[str, StartUps] = field(default_factory=dict)
+    """By service. Kept between passes, since a pod tells its first Ready only until the next one."""
     _prometheus: dict[str, Prometheus] = field(default_factory=dict)
 
     def prometheus(self, service: LLMService) -> Prometheus | None:

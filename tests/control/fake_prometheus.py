@@ -20,6 +20,29 @@ NEWEST_S = max(sample[0] for series in RECORDED for sample in series["values"])
 TRAFFIC = (names.ARRIVALS, names.PROMPT_TOKENS, names.PROMPTS, names.CACHED_TOKENS, names.OUTPUT_TOKENS, names.ANSWERS)
 
 
+COUNTED = (names.RUNNING, names.WAITING)
+IDLE_ENGINES = 8
+"""Of each pool, beside the one that was recorded: every engine that serves is scraped, however many a test starts."""
+
+
+def idle_engines() -> list[dict[str, Any]]:
+    """They report their limits, and that nothing runs or waits; they have made no step."""
+    decode = [s for s in RECORDED if s["metric"].get(names.POOL) == "decode"]
+    gauges = [s for s in decode if not {names.KIND, names.CLASS} & s["metric"].keys()]
+    return [
+        {
+            "metric": {**s["metric"], names.POOL: pool, "instance": f"{pool}-{number}:9400"},
+            "values": [[t, "0" if s["metric"]["__name__"] in COUNTED else value] for t, value in s["values"]],
+        }
+        for pool in ("prefill", "decode")
+        for number in range(IDLE_ENGINES)
+        for s in gauges
+    ]
+
+
+SCRAPED = RECORDED + idle_engines()
+
+
 class FakePrometheus:
     """`factor` scales the traffic, `wobble` lets it sway; `status` fails every request, `age_s` makes samples old."""
 
@@ -54,7 +77,7 @@ class FakePrometheus:
         # Counters that fell would be restarts: all samples of one answer sway together.
         by = self.factor * (1 + self.wobble * math.sin(self.asked))
         shift_s = time.time() - self.age_s - NEWEST_S
-        result = [self._moved(series, service, shift_s, by) for series in copy.deepcopy(RECORDED)]
+        result = [self._moved(series, service, shift_s, by) for series in copy.deepcopy(SCRAPED)]
         return {"status": "success", "data": {"resultType": "matrix", "result": result}}
 
     def _moved(self, series: dict[str, Any], service: str, shift_s: float, by: float) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from tests.control.bad_manifests import GOOD
 SERVICE = parse({**GOOD, "metadata": {"name": "chat", "generation": 7}})
 
 
-def seen(pool: Pool, ready: int = 1, unschedulable: int = 0) -> PoolSeen:
-    return PoolSeen(pool=pool, desired=1, ready=ready, starting=0, draining=0, unschedulable=unschedulable)
+def seen(pool: Pool, ready: int = 1, unschedulable: int = 0, unscraped: int = 0) -> PoolSeen:
+    return PoolSeen(
+        pool=pool, desired=1, ready=ready, starting=0, draining=0, unschedulable=unschedulable, unscraped=unscraped
+    )
 
 
 def traffic(name: str = "interactive", ttft: float | None = None, tbt: float | None = None) -> ClassTraffic:
@@ -68,6 +70,15 @@ def facts(**changes: Any) -> Facts:
 
 
 MISSING = observation(problem="Prometheus is away")
+DECODE_SILENT = replace(observation(), pools=(seen(Pool.PREFILL, 2), seen(Pool.DECODE, 3, unscraped=2)))
+ROUTER_SILENT = replace(observation(), unscraped_routers=1)
+HALF_BLIND = replace(
+    plan(Reason.DEMAND_DOWN),
+    pools=(
+        PoolPlan(pool=Pool.PREFILL, replicas=1, reason=Reason.DEMAND_DOWN, message="2 -> 1: less"),
+        PoolPlan(pool=Pool.DECODE, replicas=1, reason=Reason.METRICS_MISSING, message="1: not seen"),
+    ),
+)
 TABLE = [
     ("a ready engine in each pool and a router", {}, "Ready", "True", "Serving"),
     ("no decode engine", {"pools": (seen(Pool.PREFILL), seen(Pool.DECODE, 0))}, "Ready", "False", "EnginesNotReady"),
@@ -83,6 +94,16 @@ TABLE = [
         "MetricsMissing",
     ),
     ("old samples", {"plan": plan(Reason.METRICS_STALE)}, "MetricsAvailable", "False", "MetricsStale"),
+    (
+        "old samples of some",
+        {"observation": DECODE_SILENT, "plan": plan(Reason.METRICS_STALE)},
+        "MetricsAvailable",
+        "False",
+        "MetricsStale",
+    ),
+    ("engines unscraped", {"observation": DECODE_SILENT}, "MetricsAvailable", "False", "MetricsMissing"),
+    ("a router unscraped", {"observation": ROUTER_SILENT}, "MetricsAvailable", "False", "MetricsMissing"),
+    ("one pool held for want of them", {"plan": HALF_BLIND}, "MetricsAvailable", "False", "MetricsMissing"),
     ("targets met", {}, "SLOMet", "True", "TargetsMet"),
     ("exactly the percentile", {"observation": observation(traffic(ttft=95))}, "SLOMet", "True", "TargetsMet"),
     ("TTFT missed", {"observation": observation(traffic(ttft=94.9))}, "SLOMet", "False", "TargetMissed"),
@@ -118,6 +139,24 @@ def test_all_conditions_are_always_there_for_the_generation_seen() -> None:
     found = report([], facts())
     assert tuple(c.type for c in found) == CONDITION_TYPES
     assert {c.observed_generation for c in found} == {7}
+
+
+@pytest.mark.parametrize(
+    ("observed", "sentence"),
+    [
+        (
+            DECODE_SILENT,
+            "Prometheus has no recent sample of 2 of 3 Ready decode engines: does it scrape port 9400 of engines?",
+        ),
+        (
+            replace(DECODE_SILENT, unscraped_routers=1),
+            "Prometheus has no recent sample of 2 of 3 Ready decode engines and 1 of the Ready routers:"
+            " does it scrape port 9400 of engines and 9401 of routers?",
+        ),
+    ],
+)
+def test_who_is_not_scraped_is_named(observed: Observation, sentence: str) -> None:
+    assert the("MetricsAvailable", report([], facts(observation=observed))).message == sentence
 
 
 def test_the_message_of_a_miss_says_by_how_much() -> None:

@@ -21,7 +21,9 @@ from aiohttp.test_utils import TestServer
 from llmservice_core import metric_names as names
 from llmservice_core.model import Goal, Mode, Observation, Pool, PoolGoal, PoolSeen, Reason, ServiceClass, Slo
 from llmservice_core.planner import plan
+from llmservice_core.planner_memory import Memory
 from llmservice_operator.observe import NAMES, observe
+from llmservice_operator.observe_pods import ReadySince
 from llmservice_operator.observe_prometheus import Prometheus
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "prometheus_range.json").read_text())
@@ -45,8 +47,11 @@ GOAL = Goal(
 POOLS = tuple(
     PoolSeen(pool=p, desired=4, ready=4, starting=0, draining=0, unschedulable=0) for p in (Pool.PREFILL, Pool.DECODE)
 )
+LONG_AGO_S, JUST_NOW_S = NEWEST_S - 600.0, NEWEST_S - 5.0
+SCRAPED = ReadySince(routers=[LONG_AGO_S], engines={Pool.DECODE: [LONG_AGO_S]})
+"""Who is in the recorded answer."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Ask = Callable[[Handler], Awaitable[Observation]]
+Ask = Callable[..., Awaitable[Observation]]
 
 
 @pytest_asyncio.fixture
@@ -55,13 +60,13 @@ async def ask() -> AsyncIterator[Ask]:
     servers: list[TestServer] = []
     async with aiohttp.ClientSession() as session:
 
-        async def go(handler: Handler) -> Observation:
+        async def go(handler: Handler, ready: ReadySince = SCRAPED) -> Observation:
             app = web.Application()
             app.router.add_post("/api/v1/query", handler)
             servers.append(TestServer(app))
             await servers[-1].start_server()
             door = Prometheus(str(servers[-1].make_url("/")), session, timeout_s=0.5)
-            return await observe(GOAL, SERVICE, door, POOLS, 30.0, NEWEST_S + 2.0)
+            return await observe(GOAL, SERVICE, door, POOLS, 30.0, NEWEST_S + 2.0, ready)
 
         yield go
     for server in servers:
@@ -121,6 +126,7 @@ async def test_the_recorded_answer(ask: Ask) -> None:
     assert (decode.waiting, decode.running_decodes) == (3.0, 8.0)
     prefill = seen.pools[0]
     assert (prefill.limits, prefill.steps, prefill.waiting) == (None, (), None), "no engine of it is scraped: unknown"
+    assert (seen.unscraped_routers, prefill.unscraped, decode.unscraped) == (0, 0, 0)
 
 
 FAILURES: dict[str, tuple[Handler, str]] = {
@@ -240,6 +246,30 @@ async def test_without_engines_attainment_of_gaps_is_unknown(ask: Ask) -> None:
     assert seen.classes[0].tbt is None
     assert seen.classes[0].ttft is not None
     assert seen.pools[1].limits is None
+
+
+async def test_engines_that_serve_and_are_not_scraped_are_counted(ask: Ask) -> None:
+    """One decode engine of two is in the answer, and no prefill engine; the third decode engine is only just Ready."""
+    engines = {Pool.PREFILL: [LONG_AGO_S] * 2, Pool.DECODE: [LONG_AGO_S, LONG_AGO_S, JUST_NOW_S]}
+    seen = await ask(answers(RECORDED), ReadySince(routers=[LONG_AGO_S], engines=engines))
+    assert [p.unscraped for p in seen.pools] == [2, 1]
+    assert seen.unscraped_routers == 0
+
+
+@pytest.mark.parametrize(("others", "missing", "sizes"), [([LONG_AGO_S], 1, 4), ([JUST_NOW_S], 0, 1), ([], 0, 1)])
+async def test_an_unscraped_router_hides_demand(ask: Ask, others: list[float], missing: int, sizes: int) -> None:
+    """One router of two is in the answer: what the other one got is unknown, and nothing shrinks."""
+    idle = edited(lambda s: {**s, "values": [[t, "0"] for t, _ in s["values"]]} if is_load(s) else s)
+    ready = ReadySince(routers=[LONG_AGO_S, *others], engines=SCRAPED.engines)
+    seen = await ask(answers(idle), ready)
+    assert seen.unscraped_routers == missing
+    made, _ = plan(GOAL, seen, Memory(started_s=0.0, updated_s=NEWEST_S))
+    assert [p.replicas for p in made.pools] == [sizes, sizes]
+
+
+def is_load(series: dict[str, Any]) -> bool:
+    gauges = (names.RUNNING, names.WAITING)
+    return names.POOL not in series["metric"] or series["metric"]["__name__"] in gauges
 
 
 async def test_waiting_tokens_absent_is_unknown(ask: Ask) -> None:

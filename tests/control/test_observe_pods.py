@@ -1,5 +1,6 @@
 """Pods and Deployments as the API gives them: which pool, which state, how long they took to start."""
 
+import itertools
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 
 from llmservice_core import contract
 from llmservice_core.model import Pool
-from llmservice_operator.observe_pods import pool_seen, start_up_seconds
+from llmservice_operator.observe_pods import pool_seen, ready_since, start_up_seconds, start_ups
 
 CREATED = "2026-01-01T10:00:00Z"
+CREATED_S = datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp()
+_uids = itertools.count()
 
 
 def pod(pool: str = "decode", component: str = contract.COMPONENT_ENGINE, **changes: Any) -> dict[str, Any]:
@@ -17,6 +20,7 @@ def pod(pool: str = "decode", component: str = contract.COMPONENT_ENGINE, **chan
         "metadata": {
             "labels": {contract.LABEL_POOL: pool, contract.LABEL_COMPONENT: component},
             "creationTimestamp": changes.get("created", CREATED),
+            "uid": f"uid-{next(_uids)}",
             **changes.get("metadata", {}),
         },
         "status": {"phase": changes.get("phase", "Running"), **changes.get("status", {})},
@@ -83,14 +87,25 @@ def test_a_foreign_pool_label_is_ignored() -> None:
     assert pool_seen([pod("gpu")], [deployment("gpu", 3)]) == ()
 
 
+def start_up_s(*pods: dict[str, Any]) -> float | None:
+    """As an operator sees it that has just started."""
+    return start_up_seconds(pods, start_ups(pods, {}))
+
+
 def test_start_up_is_the_90th_percentile() -> None:
-    pods = [ready(at=f"2026-01-01T10:00:{20 + k:02d}Z") for k in range(10)]
-    assert start_up_seconds(pods) == 28.0
+    assert start_up_s(*(ready(at=f"2026-01-01T10:00:{20 + k:02d}Z") for k in range(10))) == 28.0
 
 
 def test_start_up_takes_datetimes_of_the_client_library() -> None:
     created = datetime(2026, 1, 1, 10, 0, 0, tzinfo=UTC)
-    assert start_up_seconds([ready(at=datetime(2026, 1, 1, 10, 1, 0, tzinfo=UTC), created=created)]) == 60.0
+    assert start_up_s(ready(at=datetime(2026, 1, 1, 10, 1, 0, tzinfo=UTC), created=created)) == 60.0
+
+
+def ran(at: str, began: str, restarts: int = 0) -> dict[str, Any]:
+    """Ready since `at`, its container running since `began`."""
+    container = {"restartCount": restarts, "state": {"running": {"startedAt": began}}}
+    status = conditions(("Ready", "True", None), at=at)["status"]
+    return pod(status={**status, "containerStatuses": [container]})
 
 
 @pytest.mark.parametrize(
@@ -100,17 +115,64 @@ def test_start_up_takes_datetimes_of_the_client_library() -> None:
         pytest.param(pod(**conditions(("Ready", "False", None), at=CREATED)), id="not ready now"),
         pytest.param(ready(component=contract.COMPONENT_ROUTER), id="router"),
         pytest.param(
-            pod(status={**conditions(("Ready", "True", None), at="2026-01-01T12:00:00Z")["status"],
-                        "containerStatuses": [{"restartCount": 1}]}),
+            ran(at="2026-01-01T10:20:00Z", began="2026-01-01T10:19:00Z", restarts=1),
             id="restarted: ready again is not start-up",
         ),
+        pytest.param(ready(at="2026-01-04T10:00:00Z"), id="three days old, and its readiness came back just now"),
+        pytest.param(ready(at="2026-01-01T10:30:01Z"), id="waited for a GPU: a start takes half an hour at most"),
+        pytest.param(
+            ran(at="2026-01-01T10:16:00Z", began="2026-01-01T10:00:50Z"),
+            id="weights never take that long to load: a flap",
+        ),
     ],
-)  # fmt: skip
+)
 def test_pods_that_say_nothing_about_start_up(one: dict[str, Any]) -> None:
-    assert start_up_seconds([one]) is None
+    assert start_up_s(one) is None
+
+
+def test_a_node_that_an_autoscaler_brought_counts() -> None:
+    assert start_up_s(ran(at="2026-01-01T10:21:00Z", began="2026-01-01T10:15:00Z")) == 1260.0
 
 
 def test_only_recent_pods_count() -> None:
-    slow = [ready(at="2026-01-01T11:00:00Z") for _ in range(30)]
+    slow = [ready(at="2026-01-01T10:20:00Z") for _ in range(30)]
     fast = [ready(created="2026-01-02T10:00:00Z", at="2026-01-02T10:00:30Z") for _ in range(20)]
-    assert start_up_seconds([*slow, *fast]) == 30.0
+    assert start_up_s(*slow, *fast) == 30.0
+
+
+def test_the_first_ready_stays_whatever_happens_to_the_pod_later() -> None:
+    """Ready after 30 s; five minutes later its readiness goes and comes back, and the container restarts."""
+    one = ready()
+    known = start_ups([one], {})
+    later = [
+        {**one, **conditions(("Ready", "False", None), at="2026-01-01T10:05:00Z")},
+        {**one, **conditions(("Ready", "True", None), at="2026-01-01T10:05:20Z")},
+        {
+            **one,
+            **ran(at="2026-01-01T10:09:00Z", began="2026-01-01T10:08:00Z", restarts=1),
+            "metadata": one["metadata"],
+        },
+    ]
+    for now in later:
+        known = start_ups([now], known)
+        assert start_up_seconds([now], known) == 30.0
+
+
+def test_pods_that_are_gone_are_forgotten() -> None:
+    one = ready()
+    assert start_ups([], start_ups([one], {})) == {}
+
+
+def test_who_is_ready_since_when() -> None:
+    pods = [
+        ready(at="2026-01-01T10:00:30Z"),
+        ready("2026-01-01T10:00:40Z", pool="prefill"),
+        ready("2026-01-01T10:00:50Z", pool="", component=contract.COMPONENT_ROUTER),
+        ready(metadata={"deletionTimestamp": CREATED}),
+        ready(pool="", component=contract.COMPONENT_ROUTER, metadata={"deletionTimestamp": CREATED}),
+        pod(**conditions(("Ready", "False", None), at=CREATED)),
+        pod("", component=contract.COMPONENT_ROUTER),
+    ]
+    got = ready_since(pods)
+    assert got.routers == [CREATED_S + 50.0]
+    assert got.engines == {Pool.DECODE: [CREATED_S + 30.0], Pool.PREFILL: [CREATED_S + 40.0], Pool.MIXED: []}

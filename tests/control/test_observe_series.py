@@ -6,7 +6,7 @@ from llmservice_core import metric_names as names
 from llmservice_core.model import Pool, PoolSeen
 from llmservice_operator.observe_engine import FIRST_STEPS, engines_seen, step_stats
 from llmservice_operator.observe_prometheus import Series
-from llmservice_operator.observe_series import covered_s, increase, live, mean_since, scrape_gap_s, windows
+from llmservice_operator.observe_series import covered_s, increase, live, mean_since, scrape_gap_s, unscraped, windows
 
 
 def series(*values: float, start_s: float = 0.0, gap_s: float = 5.0, name: str = "x", **labels: str) -> Series:
@@ -48,6 +48,26 @@ def test_the_gap_is_the_usual_distance_not_the_longest() -> None:
 def test_dead_series_are_not_live() -> None:
     alive, dead = series(1, 2, 3, start_s=90.0), series(1, 2, 3, start_s=70.0)
     assert live([alive, dead], 100.0, 5.0) == [alive]
+
+
+@pytest.mark.parametrize(
+    ("ready_since_s", "instances", "gap_s", "missing"),
+    [
+        pytest.param((0.0, 0.0), ("a", "b"), 5.0, 0, id="both scraped"),
+        pytest.param((0.0, 0.0), ("a", "a"), 5.0, 1, id="two series of one pod are one pod"),
+        pytest.param((0.0, 0.0), (), 5.0, 2, id="none scraped"),
+        pytest.param((), ("a",), 5.0, 0, id="one that is scraped before it is Ready"),
+        pytest.param((0.0, 86.0), ("a",), 5.0, 0, id="Ready for less than three gaps: not yet missing"),
+        pytest.param((0.0, 84.0), ("a",), 5.0, 1, id="Ready for more than three gaps"),
+        pytest.param((0.0, 91.0), ("a",), 1.0, 0, id="short gaps: Prometheus takes 5 s to take up a target"),
+        pytest.param((0.0, 60.0), ("a",), None, 0, id="unknown gap: as of the default"),
+    ],
+)
+def test_ready_pods_that_no_series_speaks_for(
+    ready_since_s: tuple[float, ...], instances: tuple[str, ...], gap_s: float | None, missing: int
+) -> None:
+    alive = [series(1.0, start_s=100.0, instance=name) for name in instances]
+    assert unscraped(ready_since_s, alive, 100.0, gap_s) == missing
 
 
 def test_mean_of_a_gauge() -> None:
