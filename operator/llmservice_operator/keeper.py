@@ -171,7 +171,7 @@ class Keeper:
             memory = memory.without_capacity()
         self.decision = await decide(self.world, service, outcome.pools, memory)
         self.decided_s, self.decided_for, self.teller.memory = time.monotonic(), context, self.decision.memory
-        metrics.decided(service, self.decision.plan, outcome.pools)
+        metrics.decided(service, self.decision.observation, self.decision.plan)
         planned = {pool: self.decision.plan.replicas(pool) for pool in before}
         if mode is not Mode.AUTO:
             return before

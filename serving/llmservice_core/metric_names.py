@@ -71,3 +71,8 @@ RECONCILE_ERRORS: Final = "llmservice_operator_reconcile_errors_total"  # llmser
 API_REQUESTS: Final = "llmservice_operator_api_requests_total"  # verb
 DESIRED_REPLICAS: Final = "llmservice_operator_desired_replicas"  # llmservice, pool
 LOAD: Final = "llmservice_operator_load_ratio"  # llmservice, pool; lambda d / g of Theorem 1
+# What the last plan started from; a series is absent while its number is unknown.
+PLAN_ARRIVALS: Final = "llmservice_operator_plan_arrivals_rps"  # llmservice, class
+PLAN_WORK: Final = "llmservice_operator_plan_work_replicas"  # llmservice, pool; lambda d
+PLAN_TOKEN_SECONDS: Final = "llmservice_operator_plan_token_seconds"  # llmservice, pool, phase: prefill, decode; tau
+PLAN_METRICS_AGE: Final = "llmservice_operator_plan_metrics_age_seconds"  # llmservice
