@@ -68,7 +68,10 @@ class EnvVar(Node):
 
 
 class Scheduler(Node):
-    policy: Policy = Field("slai", description="slai: deadlines of the classes; slai-plus: ours, in mixed pools; fcfs: the engine's own.")
+    policy: Policy = Field(
+        "slai",
+        description="slai: deadlines of the classes; slai-plus: ours, in mixed pools; fcfs: the engine's own order.",
+    )
     token_budget: AutoOrTokens = Field("auto", description="Tokens of one step. auto: the engine's own.")
 
 
