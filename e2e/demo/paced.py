@@ -22,7 +22,7 @@ LONG_ANSWERS = Lengths(prompt=(1000, 4000), output=(500, 1024))
 PHASES = (
     Phase(name=story.QUIET, seconds=45, rate_rps=1.0, lengths=SHORT_ANSWERS),
     Phase(name=story.PROMPTS, seconds=150, rate_rps=3.0, lengths=LONG_PROMPTS),
-    Phase(name=story.OUTPUTS, seconds=150, rate_rps=3.5, lengths=LONG_ANSWERS),
+    Phase(name=story.OUTPUTS, seconds=150, rate_rps=2.5, lengths=LONG_ANSWERS),
     Phase(name=story.QUIET_AGAIN, seconds=135, rate_rps=0.7, lengths=SHORT_ANSWERS),
 )
 GROWS = {story.PROMPTS: "prefill", story.OUTPUTS: "decode"}
