@@ -79,13 +79,7 @@ def _event(
             "name": f"{service.metadata.name}.{name or uuid.uuid4().hex[:16]}",
             "namespace": service.metadata.namespace,
         },
-        "involvedObject": {
-            "apiVersion": service.api_version,
-            "kind": service.kind,
-            "name": service.metadata.name,
-            "namespace": service.metadata.namespace,
-            "uid": service.metadata.uid,
-        },
+        "involvedObject": _about(service),
         "reason": reason,
         "message": text[:LONGEST],
         "type": kind,
@@ -96,4 +90,14 @@ def _event(
         "source": {"component": FIELD_MANAGER},
         "reportingComponent": FIELD_MANAGER,
         "reportingInstance": FIELD_MANAGER,
+    }
+
+
+def _about(service: LLMService) -> Manifest:
+    return {
+        "apiVersion": service.api_version,
+        "kind": service.kind,
+        "name": service.metadata.name,
+        "namespace": service.metadata.namespace,
+        "uid": service.metadata.uid,
     }

@@ -155,6 +155,10 @@ def test_a_stranger_of_the_same_name_is_not_taken_over(running: Operator, api: A
     api.create(service())
     condition = eventually(lambda: api.told("chat", "Degraded", "True"))
     assert "Service chat exists and belongs to somebody else" in condition["message"]
+    eventually(lambda: api.is_ready() and len(api.engines()) == 2, 30)
+    api.patch("llmsvc", "chat", {"spec": {"pools": {"decode": {"minReplicas": 2}}}})
+    eventually(lambda: sorted(api.engines().values()) == [1, 2], 30)
+    assert api.condition("chat", "Degraded")["status"] == "True", "everything else works, and that one is still told"
     assert api.get("svc", "chat")["spec"]["selector"] == {"app": "chat"}
     api("delete", "svc", "chat")
     ready(api)
