@@ -81,7 +81,7 @@ def moment(service: Any, phase: str) -> story.Moment:
     return story.Moment(
         time_s=time.time(),
         phase=phase,
-        desired={name: int(pool["desired"]) for name, pool in pools.items()},
+        desired={name: int(pool.get("desired", 0)) for name, pool in pools.items()},  # absent: not known yet
         ready={name: int(pool["ready"]) for name, pool in pools.items()},
     )
 
