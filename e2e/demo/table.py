@@ -68,7 +68,9 @@ def _classes(status: Mapping[str, Any]) -> Table:
 def line(service: Mapping[str, Any], phase: Phase | None, samples: Sequence[Sample]) -> str:
     """The same in one line, for a log file instead of a terminal."""
     status = service.get("status", {})
-    pools = [f"{name} {p['ready']}/{p.get('desired', '?')} {p['reason']}" for name, p in status.get("pools", {}).items()]
+    pools = [
+        f"{name} {p['ready']}/{p.get('desired', '?')} {p['reason']}" for name, p in status.get("pools", {}).items()
+    ]
     waiting = status.get("plan", {}).get("inputs", {}).get("waiting_prompt_tokens")
     failed = sum(s.error is not None for s in samples)
     return (
