@@ -117,9 +117,12 @@ class Watches:
         self._stores[kind].exists = True
         self._arrived(kind, namespace, items)
         while True:
+            began_s = time.monotonic()
             async for event in self._cluster.watch(kind, namespace, version, labelSelector=LABEL_NAME):
                 version = event["object"]["metadata"]["resourceVersion"]
                 self._happened(kind, event["type"], event["object"])
+            if time.monotonic() - began_s < RETRY_S:
+                await asyncio.sleep(RETRY_S)  # a proxy that ends every watch at once must not make us spin
 
     def _arrived(self, kind: Kind, namespace: str | None, items: list[Manifest]) -> None:
         store = self._stores[kind]
