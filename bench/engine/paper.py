@@ -5,10 +5,10 @@
 Mistral-7B on the step times of bench/data/step-times, ShareGPT lengths, Poisson arrivals, 5 % strict users (TBT 0.1 s)
 and 95 % relaxed (0.5 s), 512 tokens per step (slai-plus chooses, up to 768), 128 requests at once, 14,733 KV blocks of
 16. `fcfs` is vLLM's own order, running requests first and prompts in chunks: Sarathi-Serve's. `slai-published` is SLAI
-to the letter, `slai` with the mean of ordering.BatchMean, `slai-plus` the policy of core/bulk.py. All orders see the same
-requests. Every run ends when its last request does, so that no slow one is left out; the first 5 % of the requests are
-not counted. --slower 1.15 --noise 0.1: steps last longer than slai-plus believes, and vary. --write keeps the table, and
-one at the two lower rates for that card.
+to the letter, `slai` with the mean of ordering.BatchMean, `slai-plus` the policy of core/bulk.py. All orders see the
+same requests. Every run ends when its last request does, so that no slow one is left out; the first 5 % of the requests
+are not counted. --slower 1.15 --noise 0.1: steps last longer than slai-plus believes, and vary. --write keeps the table
+and one for that card at two rates.
 """
 
 from __future__ import annotations
