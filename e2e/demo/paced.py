@@ -11,7 +11,7 @@ from rich.live import Live
 
 from e2e import kube
 from e2e.demo import story, table
-from e2e.demo.reaction import Decision, PodTimes, Reaction, decision_in, pod_times, reaction
+from e2e.demo.reaction import Decision, PodTimes, Reaction, decision_in, pod_times, reaction, seen_again
 from e2e.demo.services import CLASSES, NAMESPACE, SCALE
 from e2e.load import Lengths, Load, Phase
 from llmservice_core import metric_names
@@ -46,7 +46,7 @@ class Watch:
     async def run(self) -> None:
         while True:
             service, pods = await asyncio.to_thread(read, self.name)
-            self.pods |= pod_times(pods)
+            self.pods = seen_again(self.pods, pod_times(pods))
             if self.load.phase is not None:
                 self._keep(service, self.load.phase.name)
             self.show(self, service)

@@ -63,6 +63,11 @@ def decision_in(service: Mapping[str, Any], since_s: float, pool: str) -> Decisi
     return Decision(pool=pool, time_s=time_s, sample_s=None if age_s is None else time_s - float(age_s))
 
 
+def seen_again(known: Mapping[str, PodTimes], now: Mapping[str, PodTimes]) -> dict[str, PodTimes]:
+    """When a pod first became Ready stays known, also once it leaves."""
+    return {**known, **{name: t for name, t in now.items() if name not in known or known[name].ready_s is None}}
+
+
 def pod_times(pods: Iterable[Mapping[str, Any]]) -> dict[str, PodTimes]:
     """By name; a pod that is not Ready now has no ready time."""
     return {p["metadata"]["name"]: _times(p) for p in pods if contract.LABEL_POOL in p["metadata"]["labels"]}

@@ -1,6 +1,6 @@
 """The split of the reaction time, on records as the API server gives them."""
 
-from e2e.demo.reaction import Decision, PodTimes, decision_in, pod_times, reaction
+from e2e.demo.reaction import Decision, PodTimes, decision_in, pod_times, reaction, seen_again
 
 PLAN = {"time": "2026-01-01T00:00:20Z", "inputs": {"metrics_age_s": 3.0}}
 GROWN = {"time": "2026-01-01T00:00:20Z", "from": {"prefill": 1, "decode": 1}, "to": {"prefill": 2, "decode": 1}}
@@ -42,3 +42,9 @@ def test_pods_as_the_api_server_lists_them() -> None:
         "status": {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:31Z"}]},
     }
     assert pod_times([pod]) == {"a": PodTimes(pool="decode", created_s=START_S + 1, ready_s=START_S + 31)}
+
+
+def test_a_pod_that_left_was_ready_when_it_was() -> None:
+    ready, leaving = (PodTimes(pool="decode", created_s=10.0, ready_s=at_s) for at_s in (35.0, None))
+    seen = seen_again(seen_again({}, {"a": leaving}), {"a": ready, "b": leaving})
+    assert seen_again(seen, {"a": leaving, "b": ready}) == {"a": ready, "b": ready}
