@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from e2e.engine import env, models
 from llmservice_core import contract
+from llmservice_operator.child_engine import kv_transfer
 
 ROLES = ("prefill", "decode", "mixed")
 
@@ -69,16 +70,6 @@ def command(o: Options) -> list[str]:
     if o.nixl_port is not None:
         line += ["--kv-transfer-config", json.dumps(kv_transfer())]
     return [*line, *o.args]
-
-
-def kv_transfer() -> dict[str, str]:
-    """The same role on both sides, so that a pool can change without other templates."""
-    return {
-        "kv_connector": contract.KV_CONNECTOR,
-        "kv_connector_module_path": contract.KV_CONNECTOR_MODULE,
-        "kv_role": "kv_both",
-        "kv_load_failure_policy": "recompute",
-    }
 
 
 def environment(o: Options) -> dict[str, str]:

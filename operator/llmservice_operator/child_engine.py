@@ -125,7 +125,7 @@ def _arguments(service: LLMService, pool: Pool) -> list[str]:
         "--max-model-len": _text(model.max_model_len),
         "--max-num-batched-tokens": None if budget == "auto" else str(budget),
         "--tensor-parallel-size": str(gpus) if gpus > 1 else None,
-        "--kv-transfer-config": None if pool is Pool.MIXED else json.dumps(_kv_transfer()),
+        "--kv-transfer-config": None if pool is Pool.MIXED else json.dumps(kv_transfer()),
     }
     # Without the flag usage names no cached tokens, and the planner would count them as work.
     flags = ["--enable-prompt-tokens-details"]
@@ -137,7 +137,7 @@ def _text(value: int | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _kv_transfer() -> dict[str, str]:
+def kv_transfer() -> dict[str, str]:
     """The same in both pools: either pod can prefill or decode, so that a role can change without a restart."""
     return {
         "kv_connector": contract.KV_CONNECTOR,
