@@ -121,11 +121,12 @@ class Bulk:
 
     def plan(self, view: View) -> StepPlan:
         every_s = view.step_s(_decode_work(view.decodes))
-        prompts = self._prompts(view, every_s)
+        sit_out_s = view.step_s(Work(new_tokens=self.widest, chunks=1)) + self.decode_margin * every_s
+        prompts = self._prompts(view, sit_out_s)
         if not prompts:
             return self._all_decodes(view, every_s)
-        strict = [d for d in view.decodes if self._is_tight(d.tbt_s, every_s, view)]
-        relaxed = [d for d in view.decodes if not self._is_tight(d.tbt_s, every_s, view)]
+        strict = [d for d in view.decodes if self._is_tight(d.tbt_s, sit_out_s)]
+        relaxed = [d for d in view.decodes if not self._is_tight(d.tbt_s, sit_out_s)]
         due_s = min((self._due_s(d) for d in relaxed), default=math.inf)
         strict_due_s = min((self._due_s(d) for d in strict if d.tbt_s is not None), default=math.inf)
         slack_s = due_s - view.now_s - (self.decode_margin * every_s if relaxed else 0.0)
@@ -136,12 +137,12 @@ class Bulk:
 
     # Which prompts
 
-    def _prompts(self, view: View, every_s: float) -> list[Waiting]:
+    def _prompts(self, view: View, sit_out_s: float) -> list[Waiting]:
         """Started and admissible ones, best first, no more than the widest step could hold."""
         candidates: Iterable[Waiting] = islice(view.waiting, self.most_candidates)
         if view.overdue is not None:
             candidates = self._with_overdue(candidates, view.overdue, view.short_tokens)
-        fresh = self._admissible(view, candidates, every_s)
+        fresh = self._admissible(view, candidates, sit_out_s)
         return sorted([*view.started, *fresh], key=lambda p: self._rank(p, view))
 
     def _with_overdue(self, candidates: Iterable[Waiting], overdue: Waiting, short_tokens: int) -> Iterable[Waiting]:
@@ -156,25 +157,22 @@ class Bulk:
         is_overdue = p.place == view.overdue.place
         return (0.0 if p.tokens <= view.short_tokens else 1.0 if is_overdue else 2.0, *p.key)
 
-    def _admissible(self, view: View, candidates: Iterable[Waiting], every_s: float) -> list[Waiting]:
+    def _admissible(self, view: View, candidates: Iterable[Waiting], sit_out_s: float) -> list[Waiting]:
         """Whole prompts that fit beside what is kept for shorter ones. One that does not is passed over, unless it is
         strict: nobody takes the memory that it waits for."""
         free, tokens = view.free_tokens, 0
-        will_free = bool(
-            view.decodes or view.started
-        )  # an empty engine keeps nothing for anybody: nothing would change
+        # An empty engine keeps nothing for anybody: nothing would change.
+        will_free = bool(view.decodes or view.started)
         reserve = self.reserve if will_free else 0.0
         found: list[Waiting] = []
-        seen: set[int] = set()
         for p in candidates:
             if len(found) >= view.seats or tokens >= self.widest:
                 break
-            is_strict = p.tbt_s is not None and self._is_tight(p.tbt_s, every_s, view)
+            is_strict = p.tbt_s is not None and self._is_tight(p.tbt_s, sit_out_s)
             kept = 0.0 if is_strict else reserve * view.total_tokens * min(1.0, p.tokens / self.long_tokens)
             if is_strict and p.tokens > free and will_free:
                 break
-            if p.place not in seen and free - p.tokens >= kept:
-                seen.add(p.place)
+            if free - p.tokens >= kept:
                 found.append(p)
                 free, tokens = free - p.tokens, tokens + p.remaining
         return found
@@ -184,12 +182,9 @@ class Bulk:
     def _due_s(self, d: Running) -> float:
         return -math.inf if d.tbt_s is None else d.last_token_s + self.aim * d.tbt_s
 
-    def _is_tight(self, tbt_s: float | None, every_s: float, view: View) -> bool:
+    def _is_tight(self, tbt_s: float | None, sit_out_s: float) -> bool:
         """The target leaves no time to sit out one of the widest prompt steps and the decode step behind it."""
-        if tbt_s is None:
-            return True
-        least_s = view.step_s(Work(new_tokens=self.widest, chunks=1)) + self.decode_margin * every_s
-        return self.aim * tbt_s < least_s
+        return tbt_s is None or self.aim * tbt_s < sit_out_s
 
     def _widths(self, view: View, wanted: int) -> range:
         most = min(self.widest, view.budget_tokens)

@@ -167,16 +167,11 @@ def prompt_of(r: Any, s: Seat, place: int, *, is_started: bool) -> Waiting:
 def learned_step_time(numbers: EngineNumbers) -> StepTime | None:
     """The engine's own steps as a linear model in metric_names.FEATURES; None if the sums say nothing yet."""
     with numbers.lock:
-        kinds = [
-            (k.steps, k.seconds, dict(zip(PAIRS, k.xx, strict=True)), dict(enumerate(k.xy)))
-            for k in numbers.kinds.values()
-        ]
-    seen = [(n, y, xx, xy) for n, y, xx, xy in kinds if n]
-    if not seen or sum(y for _, y, _, _ in seen) <= 0:
+        seen = [_sums(k) for k in numbers.kinds.values() if k.steps]
+    if not seen or sum(s.total_y for s in seen) <= 0:
         return None
-    size, tile = len(FEATURES), numbers.limits.tile_tokens
-    sums = least_squares.add([least_squares.from_triangle(n, y, xx, xy, size) for n, y, xx, xy in seen])
-    fit = least_squares.fit(sums, noise=STEP_NOISE, trust=1.0, most=INDEPENDENT_STEPS)
+    tile = numbers.limits.tile_tokens
+    fit = least_squares.fit(least_squares.add(seen), noise=STEP_NOISE, trust=1.0, most=INDEPENDENT_STEPS)
     return lambda w: fit.predict(features(w, tile))
 
 

@@ -149,7 +149,7 @@ class PlannedEngine(Engine):
         self.pace = self.pace.learn(self.step_time(batch.work), seconds)
         return super().land(batch, now_s, seconds)
 
-    def _leave(self, done: list[Job]) -> None:  # type: ignore[override]
+    def _leave(self, done: Sequence[Job]) -> None:
         super()._leave(done)
         for job in done:
             del self._jobs[self._places.pop(job)]
