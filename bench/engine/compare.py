@@ -26,7 +26,7 @@ from llmservice_core import metric_names as names
 from llmservice_core.bulk import Bulk
 from llmservice_core.step_models import step_model
 
-PLUS = Bulk()
+PLUS = "slai-plus"
 RESULTS = Path(__file__).with_name("RESULTS.md")
 MODEL = "rtx4090-mistral-7b"
 BUDGET, SEQUENCES, KV_TOKENS, MODEL_LEN = 512, 128, 235_728, 9_216
@@ -34,7 +34,7 @@ KV_BYTES_PER_TOKEN = 2048  # of the tiny model in float32
 STRICT_SHARE = 0.05
 TBT_S = {"strict": 0.1, "relaxed": 0.5}
 TTFT_S = {"strict": 0.5, "relaxed": 30.0}
-POLICIES = ("fcfs", "slai", PLUS.name)
+POLICIES = ("fcfs", "slai", PLUS)
 WARM_UP_SHARE = 0.1
 
 
@@ -74,7 +74,7 @@ def arrivals(trace: Sequence[tuple[int, int]], rate_rps: float, seconds: float, 
 
 
 def options(policy: str, scale: int, ports: Sequence[int]) -> local.Options:
-    budget = PLUS.widest if policy == PLUS.name else BUDGET
+    budget = Bulk().widest if policy == PLUS else BUDGET
     return local.Options(
         port=ports[0], metrics_port=ports[1], policy=policy, pace=f"{MODEL},scale={scale}", service=f"bench/{policy}",
         max_batched_tokens=budget // scale, max_seqs=SEQUENCES // scale, max_model_len=MODEL_LEN // scale,

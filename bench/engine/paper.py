@@ -25,17 +25,16 @@ from pathlib import Path
 from e2e.load import read_trace
 from llmservice_core.bulk import Bulk
 from llmservice_core.latency import Work
-from llmservice_core.ordering import POLICIES
+from llmservice_core.policies import make_policy
 from llmservice_core.step_models import step_model
 from llmservice_sim.engine import Engine, EngineLimits
 from llmservice_sim.jobs import Arrival
-from llmservice_sim.planned import PlannedEngine
 from llmservice_sim.run import run
 from llmservice_sim.summary import figures
 
 REPORT = Path(__file__).with_name("PAPER.md")
-PLUS = Bulk()
-ORDERS = ("fcfs", *POLICIES, PLUS.name)
+PLUS = "slai-plus"
+ORDERS = ("fcfs", "slai", "slai-published", PLUS)
 CLASSES = {"strict": (0.05, 0.1), "relaxed": (0.95, 0.5)}
 """Share of the requests, TBT target in seconds."""
 MODEL = "rtx4090-mistral-7b"
@@ -99,10 +98,8 @@ HARSH, HARSH_RATES = Card(slower=1.15, noise=0.1), (1.25, 1.5)
 
 
 def engine_of(order: str) -> Engine:
-    if order == PLUS.name:
-        limits = replace(LIMITS, max_batched_tokens=PLUS.widest)
-        return PlannedEngine(limits, PLUS, step_model(MODEL).work_s)
-    return Engine(LIMITS, POLICIES.get(order))
+    limits = replace(LIMITS, max_batched_tokens=Bulk().widest) if order == PLUS else LIMITS
+    return Engine(limits, make_policy(order), step_model(MODEL).work_s)
 
 
 def point(order: str, rate: float, requests: int, seed: int, card: Card) -> Point:

@@ -91,6 +91,7 @@ class EngineNumbers:
         self.kinds: dict[str, KindSums] = {k: KindSums() for k in KINDS}
         self.bins: dict[int, list[float]] = {}
         self.gaps: dict[tuple[str, float], Gaps] = {}
+        self.steps = 0
         self.bad_xargs = 0
         self.hidden_decodes = 0
         self.paced_steps = 0
@@ -103,6 +104,7 @@ class EngineNumbers:
         width = self.limits.bin_tokens
         first = int((w.tokens - 1) // width) * width + 1
         with self.lock:
+            self.steps += 1
             sums = self.kinds[kind_of(w)]
             sums.steps += 1
             sums.seconds += seconds

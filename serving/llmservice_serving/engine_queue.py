@@ -1,61 +1,61 @@
-"""vLLM's waiting queue, in the order of a key. Decides nothing itself and never looks at a request."""
+"""vLLM's waiting queue, in the order of a policy. Decides nothing itself."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count, islice
+from itertools import chain, islice
 
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request
 
-Key = tuple[float, ...]
-Entry = tuple[Key, int, Request]
+from llmservice_core.backlog import Backlog
+from llmservice_core.steps import Policy, Task, backlog_of
+from llmservice_serving.engine_seats import Seat
 
 
 class PromptQueue(RequestQueue):  # type: ignore[misc]
-    """Smallest key first, then first added. Prepending is adding: the key decides, not the moment.
+    """Requests whose KV comes from elsewhere, then prompts, each in the policy's order. Prepending is adding: the order
+    decides, not the moment.
 
-    `offer` shows some requests only, in an order of its own, until `offer_all`: vLLM then admits those and no others.
+    `offer` shows some prompts only, in an order of its own, until `offer_all`: vLLM then admits those and no others.
     """
 
-    def __init__(self, key: Callable[[Request], Key]) -> None:
-        self._key = key
-        self._sorted: list[Entry] = []
-        self._entries: dict[Request, Entry] = {}
-        self._offered: list[Request] | None = None
-        self._count = count()
+    def __init__(self, policy: Policy, seat: Callable[[Request], Seat]) -> None:
+        self.prompts: Backlog[Task] = backlog_of(policy)
+        self._remote: Backlog[Task] = backlog_of(policy)
+        self._seat = seat
+        self._offered: list[Seat] | None = None
 
-    def offer(self, requests: Sequence[Request]) -> None:
-        self._offered = list(reversed(requests))
+    def offer(self, seats: Sequence[Seat]) -> None:
+        self._offered = list(reversed(seats))
 
     def offer_all(self) -> None:
         self._offered = None
 
-    def first(self, most: int) -> list[Request]:
-        """In key order, whatever is offered."""
-        return [entry[2] for entry in islice(self._sorted, most)]
-
-    def oldest(self) -> Request | None:
-        """The one that was added before all others."""
-        return next(iter(self._entries), None)
-
     def add_request(self, request: Request) -> None:
-        entry = (self._key(request), next(self._count), request)
-        self._entries[request] = entry
-        insort(self._sorted, entry)
+        seat = self._seat(request)
+        seat.back_in_line()
+        (self._remote if seat.is_remote else self.prompts).add(seat)
 
     def pop_request(self) -> Request:
-        if self._offered is None:
-            request = self._sorted.pop(0)[2]
-            del self._entries[request]
-            return request
-        request = self._offered.pop()
-        self._forget(request)
-        return request
+        seat = self._head()
+        if self._offered and seat is self._offered[-1]:
+            self._offered.pop()
+        (self._remote if seat in self._remote else self.prompts).remove(seat)
+        return seat.request
 
     def peek_request(self) -> Request:
-        return self._sorted[0][2] if self._offered is None else self._offered[-1]
+        return self._head().request
+
+    def _head(self) -> Seat:
+        if self._remote:
+            (head,) = self._remote.first(1)
+        elif self._offered is None:
+            (head,) = self.prompts.first(1)
+        else:
+            head = self._offered[-1]
+        assert isinstance(head, Seat)
+        return head
 
     def prepend_request(self, request: Request) -> None:
         self.add_request(request)
@@ -68,23 +68,21 @@ class PromptQueue(RequestQueue):  # type: ignore[misc]
         self.remove_requests([request])
 
     def remove_requests(self, requests: Iterable[Request]) -> None:
-        for request in set(requests) & self._entries.keys():
-            self._forget(request)
-            if self._offered is not None and request in self._offered:
-                self._offered.remove(request)
-
-    def _forget(self, request: Request) -> None:
-        entry = self._entries.pop(request)
-        del self._sorted[bisect_left(self._sorted, entry)]
+        for seat in {self._seat(request) for request in requests}:
+            for queue in (self._remote, self.prompts):
+                if seat in queue:
+                    queue.remove(seat)
+            if self._offered is not None and seat in self._offered:
+                self._offered.remove(seat)
 
     def __bool__(self) -> bool:
-        return bool(self._sorted if self._offered is None else self._offered)
+        return bool(self._remote) or bool(self.prompts if self._offered is None else self._offered)
 
     def __len__(self) -> int:
-        return len(self._sorted)
+        return len(self._remote) + len(self.prompts)
 
     def __iter__(self) -> Iterator[Request]:
-        return (entry[2] for entry in self._sorted)
+        return (seat.request for seat in chain(self._remote, self.prompts))  # type: ignore[attr-defined]
 
     def __getitem__(self, index: int) -> Request:
-        return self._sorted[index][2]
+        return next(islice(iter(self), index, None))

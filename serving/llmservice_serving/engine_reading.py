@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmservice_serving.engine_numbers import Limits, Live
-from llmservice_serving.engine_planner import Room
 
 TILE_TOKENS, BIN_TOKENS = 128, 64
 
@@ -33,17 +32,4 @@ def live_of(scheduler: Any, hidden: int, unpulled: Mapping[str, int]) -> Live:
         hidden=hidden,
         unpulled_blocks=sum(list(unpulled.values())),
         kv_usage=scheduler.kv_cache_manager.usage,
-    )
-
-
-def room_of(scheduler: Any, now_s: float, batch_s: float, budget_tokens: int) -> Room:
-    """One block of the cache is vLLM's own."""
-    block = scheduler.block_size
-    return Room(
-        now_s=now_s,
-        batch_s=batch_s,
-        free_tokens=scheduler.kv_cache_manager.block_pool.get_num_free_blocks() * block,
-        total_tokens=(scheduler.cache_config.num_gpu_blocks - 1) * block,
-        seats=scheduler.max_num_active_reqs - len(scheduler.running),
-        budget_tokens=budget_tokens,
     )

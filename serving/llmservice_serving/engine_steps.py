@@ -11,7 +11,6 @@ from collections import deque
 from dataclasses import dataclass
 
 from llmservice_core.latency import Work
-from llmservice_core.ordering import BatchMean, Mean
 from llmservice_serving.engine_numbers import EngineNumbers
 from llmservice_serving.pace import Pace
 
@@ -32,7 +31,6 @@ class StepClock:
     def __init__(self) -> None:
         self.pace: Pace | None = None
         self.numbers: EngineNumbers | None = None
-        self.batch_mean: Mean = BatchMean()
         self.ended_s = 0.0
         self.last_s = 0.0
         """Duration of the step that ended last."""
@@ -70,7 +68,6 @@ class StepClock:
         missed = self.pace.wait(flight.work, started_s) if self.pace else None
         self.ended_s = time.monotonic()
         self.last_s = self.ended_s - started_s
-        self.batch_mean.add(self.last_s, has_prefill=flight.work.chunks > 0)
         if self.numbers is not None:
             self.numbers.step(flight.work, self.last_s)
             if missed is not None:

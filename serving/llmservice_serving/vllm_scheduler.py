@@ -1,14 +1,13 @@
-"""SLAI inside vLLM: the only importer of vLLM's scheduler. `vllm serve MODEL --scheduler-cls <this module>.SLAI`.
+"""Our policies inside vLLM: the only importer of its scheduler. `vllm serve MODEL --scheduler-cls <this module>.SLAI`.
 
 Small overrides that call super(); vLLM's schedule() is never copied. How a step goes:
-1. before it, if there is prefill work, running requests are put in the policy's order: critical decodes, started
-   prompts, other decodes. The last are hidden for this step by vLLM's own `next_decode_eligible_step`; they keep their
-   place in `running`, so that its limits, its choice of victim and its counters stay right;
-2. vLLM schedules what is left, prompts from a queue ordered by the policy;
-3. while the step's data is put together, hidden decodes get what budget is left, in order.
-Under slai-plus a plan says which decodes run, which prompts are offered and which started ones go on, each with tokens;
-the same three steps carry it out. LLMSERVICE_POLICY=fcfs leaves vLLM's own order alone; numbers and pace work all the
-same. Decisions are made in llmservice_core. Never raises on what a request says about itself.
+1. before it, if there is something to hold back, the policy (llmservice_core) plans it and the driver puts the plan in
+   vLLM's terms: running requests in order, those that get nothing hidden for this step, prompts offered, a budget;
+2. vLLM schedules what it sees;
+3. while the step's data is put together, started prompts and decodes that the plan put last get what budget is left.
+Policy fcfs leaves vLLM's own order alone; numbers and pace work all the same, and so it is with features whose slots we
+do not reason about (LoRA, speculation, pipeline parallelism): one line of the log says so. Never raises on what a
+request says about itself.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -28,33 +26,28 @@ from vllm.v1.request import Request, RequestStatus
 
 from llmservice_core import contract
 from llmservice_core.latency import Work, batch_work
-from llmservice_core.ordering import Decode, Policy, Prompt, Started
-from llmservice_serving import engine_exporter, pace
+from llmservice_serving import engine_exporter, engine_settings, pace
+from llmservice_serving.engine_driver import Driver
 from llmservice_serving.engine_numbers import EngineNumbers
-from llmservice_serving.engine_planner import Planner, prompt_of
-from llmservice_serving.engine_policy import PLUS, from_environment
-from llmservice_serving.engine_queue import Key, PromptQueue
-from llmservice_serving.engine_reading import limits_of, live_of, room_of
-from llmservice_serving.engine_seats import Seat, Seats
+from llmservice_serving.engine_queue import PromptQueue
+from llmservice_serving.engine_reading import limits_of, live_of
+from llmservice_serving.engine_seats import Seats
+from llmservice_serving.engine_step_times import StepTimes
 from llmservice_serving.engine_steps import StepClock
 
 log = logging.getLogger("vllm.llmservice")
+COMPLETE = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
 class SLAI(Scheduler):  # type: ignore[misc]
     """The public name, right with async scheduling and without: making one gives the variant that is configured."""
 
     order_waiting = True
-    """Off: prompts are admitted in vLLM's order, so that vLLM's own scheduler tests can be run on this class."""
-    order: Policy | None = None
-    planner: Planner | None = None
-    """Policy slai-plus: plans whole steps."""
+    """Off: no policy, vLLM's order, so that its own scheduler tests can be run on this class as they are."""
+    driver: Driver | None = None
     _seats: Seats
     _clock: StepClock
-    _later: list[tuple[Request, int]]
-    """Requests hidden from vLLM's own loop, with the tokens that they may get of what budget is left."""
     _unpulled: dict[str, int]
-    _budget: int
     max_num_scheduled_tokens: int
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SLAI:
@@ -62,51 +55,49 @@ class SLAI(Scheduler):  # type: ignore[misc]
         is_async = config is not None and bool(config.scheduler_config.async_scheduling)
         made: SLAI = object.__new__(_AsyncSLAI if is_async and cls is SLAI else cls)
         made._seats, made._clock = Seats(), StepClock()
-        made._later, made._left_out, made._is_stuck = [], 0, False
-        made._usage, made._batch_s, made._unpulled = 0.0, 0.0, {}
+        made._is_stuck, made._left_out, made._usage, made._unpulled = False, 0, 0.0, {}
         return made
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._clock.pace = pace.from_environment()
-        name, self.order = from_environment()
-        if self.order is not None:
-            self._clock.batch_mean = self.order.batch_mean()
-        if self.order is not None and self.order_waiting and self.policy == SchedulingPolicy.FCFS:
-            self.waiting = PromptQueue(self._waiting_key)
         scale = self._clock.pace.scale if self._clock.pace else 1
         numbers = EngineNumbers(limits_of(self, scale), lambda: live_of(self, self._left_out, self._unpulled))
         self._seats.numbers = self._clock.numbers = numbers
-        if name == PLUS and isinstance(self.waiting, PromptQueue):
-            paced = self._clock.pace
-            self.planner = Planner(numbers, paced.duration_s if paced else None, scale)
+        settings = engine_settings.read(os.environ, self.vllm_config.additional_config)
+        policy = settings.make(scale)
+        missing = self._not_reasoned_about()
+        if policy is not None and missing:
+            log.warning("policy %s is not used: this engine has %s; vLLM's own order holds", policy.name, missing)
+        elif policy is not None and self.order_waiting:
+            self._seats.policy = policy
+            self.waiting = PromptQueue(policy, self._seats.of)
+            times = StepTimes(numbers, self._clock.pace.duration_s if self._clock.pace else None)
+            self.driver = Driver(policy, settings, self._seats, times, numbers.limits.tile_tokens)
         port = engine_exporter.start(numbers, self.parallel_config.data_parallel_index)
-        how = os.environ.get(contract.ENV_PACE)
+        name, how = self.driver.policy.name if self.driver else "fcfs", os.environ.get(contract.ENV_PACE)
         log.info("policy %s, async %s, pace %s, metrics port %s", name, isinstance(self, AsyncScheduler), how, port)
+
+    def _not_reasoned_about(self) -> str | None:
+        """What this engine was started with whose slots and batches no plan counts with."""
+        found = {
+            "--scheduling-policy priority": self.policy != SchedulingPolicy.FCFS,
+            "LoRA": self.lora_config is not None,
+            "speculative decoding": self.num_spec_tokens > 0,
+            "an encoder connector": self.ec_connector is not None,
+            "pipeline parallelism": self.parallel_config.pipeline_parallel_size > 1,
+        }
+        return ", ".join(name for name, is_there in found.items() if is_there) or None
 
     # Requests come and go
 
     def add_request(self, request: Request) -> None:
-        self._seat(request)
+        self._seats.of(request)
         super().add_request(request)
-
-    def _seat(self, request: Request) -> Seat:
-        params = request.sampling_params
-        return self._seats.take(request.request_id, request.arrival_time, params.extra_args if params else None)
-
-    def _waiting_key(self, request: Request) -> Key:
-        assert self.order is not None
-        seat = self._seat(request)
-        if self.planner is not None:
-            return prompt_of(request, seat, 0, is_started=False).key
-        was_running = request.num_output_tokens > 0  # its client watches a stream; a prompt that lost its blocks waits
-        return self.order.waiting_key(
-            Prompt(tokens=request.num_tokens, arrival=seat.arrival_s, tbt_s=seat.targets.tbt_s, was_running=was_running)
-        )
 
     def _free_request(self, request: Request, delay_free_blocks: bool = False) -> Any:
         """vLLM keeps the blocks of a finished prompt until a decode engine has pulled them."""
-        self._seats.leave(request.request_id)
+        self._seats.leave(request.request_id, is_complete=request.status in COMPLETE)
         blocks = self._blocks(request) if self.connector is not None else 0
         freed = super()._free_request(request, delay_free_blocks=delay_free_blocks)
         if blocks and request.request_id in self.requests:
@@ -120,89 +111,43 @@ class SLAI(Scheduler):  # type: ignore[misc]
         self._unpulled.pop(request.request_id, None)
         super()._free_blocks(request)
 
-    # Before a step: order and hide
+    # Before a step
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         now_s = time.monotonic()
-        self._later = []
-        budget = self._budget = self.max_num_scheduled_tokens
-        if self._may_hide() and not self._follow_a_plan(now_s):
-            self._put_in_order(now_s)
+        driver, tokens = self.driver, self.max_num_scheduled_tokens
         flight = self._clock.depart(now_s)
         try:
+            if driver is not None:
+                self._plan(driver, now_s)
             output = flight.ticket = super().schedule(throttle_prefills)
         finally:
-            self.max_num_scheduled_tokens = budget
-            if self.planner is not None:
+            self.max_num_scheduled_tokens = tokens
+            if driver is not None:
                 self.waiting.offer_all()
-        self._left_out = sum(r.request_id not in output.num_scheduled_tokens for r, _ in self._later)
-        if self._clock.numbers is not None:
-            self._clock.numbers.hidden_decodes += self._left_out
-        # Something was held back and yet nothing ran: the prompts are stuck, so the next step holds back nothing.
-        held_back = bool(self._later) or self.planner is not None
-        self._is_stuck = held_back and output.total_num_scheduled_tokens == 0
+        if driver is not None:
+            self._note(driver, output)
         return output
 
-    def _may_hide(self) -> bool:
-        """Only where prefill work could use the room, and never with features whose slots we do not reason about."""
-        return (
-            self.order is not None
-            and not self._is_stuck
-            and (bool(self.running) or self.planner is not None)
-            and self.pause_state == PauseState.UNPAUSED
-            and self._has_prefill_work()
-            and self.policy == SchedulingPolicy.FCFS
-            and self.lora_config is None
-            and self.num_spec_tokens == 0
-            and self.ec_connector is None
-            and self.parallel_config.pipeline_parallel_size == 1
-        )
+    def _plan(self, driver: Driver, now_s: float) -> None:
+        is_paused = self.pause_state != PauseState.UNPAUSED
+        driver.decide(self, now_s, self._clock.last_s, self._clock.last_s, is_stuck=self._is_stuck or is_paused)
+
+    def _note(self, driver: Driver, output: SchedulerOutput) -> None:
+        scheduled = output.num_scheduled_tokens
+        for new in output.scheduled_new_reqs:
+            self._seats.admitted(new.req_id)
+        for request_id in output.scheduled_cached_reqs.resumed_req_ids:
+            self._seats.admitted(request_id)
+        self._left_out = sum(r.request_id not in scheduled for r in driver.hidden)
+        if self._clock.numbers is not None:
+            self._clock.numbers.hidden_decodes += self._left_out
+        # Something was held back and yet nothing ran: it is stuck, so the next step holds back nothing.
+        self._is_stuck = driver.plan is not None and output.total_num_scheduled_tokens == 0
 
     def set_pause_state(self, pause_state: PauseState) -> None:
         super().set_pause_state(pause_state)
         self._clock.idle()
-
-    def _has_prefill_work(self) -> bool:
-        """A started prompt, or one that waits, is not blocked (say, for remote KV) and finds a place."""
-        ready = len(self.waiting) + len(self.kv_holding_waiting) > len(self.deferred_waiting)
-        return (ready and len(self.running) < self.max_num_active_reqs) or any(r.is_prefill_chunk for r in self.running)
-
-    def _put_in_order(self, now_s: float) -> None:
-        assert self.order is not None
-        requests, decodes, started = list(self.running), [], []
-        for i, r in enumerate(requests):
-            seat = self._seat(r)
-            if r.is_prefill_chunk:
-                started.append(Started(seat.arrival_s, i))
-            else:
-                # Async scheduling: a token is under way that is one batch younger than the last one seen.
-                pending_s = self._batch_s if r.num_output_placeholders else 0.0
-                decodes.append(Decode(seat.latest_start_s + pending_s, seat.arrival_s, i))
-        order = self.order.decide(now_s, decodes, started)
-        # The tail is vLLM's pre-emption victim: the newest started prompt, as in the authors' code while there is one.
-        self.running[:] = [requests[i] for i in (*order.critical, *order.later, *order.started)]
-        later = [requests[i] for i in order.later]
-        self._later = [(r, 1) for r in later if r.next_decode_eligible_step <= self.current_step + 1]
-        self._hide(r for r, _ in self._later)
-
-    def _hide(self, requests: Iterable[Request]) -> None:
-        for r in requests:
-            r.next_decode_eligible_step = self.current_step + 2  # schedule() counts one up before it compares
-
-    def _follow_a_plan(self, now_s: float) -> bool:
-        """False: there is none, and SLAI's order holds. KV from elsewhere is not reasoned about."""
-        if self.planner is None or self.connector is not None or self.kv_holding_waiting:
-            return False
-        room = room_of(self, now_s, self._batch_s, self._budget)
-        queue = self.waiting.first(self.planner.bulk.most_candidates)
-        step = self.planner.arrange(list(self.running), queue, self.waiting.oldest(), self._seat, room)
-        if step is None:
-            return False
-        self.running[:], self._later = step.running, step.later
-        self._hide(step.hidden)
-        self.waiting.offer(step.offered)
-        self.max_num_scheduled_tokens = step.budget
-        return True
 
     # While the step is put together: leftover budget
 
@@ -214,19 +159,21 @@ class SLAI(Scheduler):  # type: ignore[misc]
         spec_decode_tokens: dict[str, list[int]],
         req_to_new_blocks: dict[str, Any],
     ) -> Any:
-        """Called with the live lists of schedule(), before anything is built from them: the place to add decodes."""
-        if self._later:
-            self._add_later(running_reqs, num_scheduled_tokens, req_to_new_blocks)
+        """Called with the live lists of schedule(), before anything is built from them: the place to add requests."""
+        if self.driver is not None and self.driver.later:
+            self._add_later(self.driver, running_reqs, num_scheduled_tokens, req_to_new_blocks)
         return super()._make_cached_request_data(
             running_reqs, resumed_reqs, num_scheduled_tokens, spec_decode_tokens, req_to_new_blocks
         )
 
-    def _add_later(self, running: list[Request], scheduled: dict[str, int], new_blocks: dict[str, Any]) -> None:
-        budget = self._budget - sum(scheduled.values())
-        for r, most in self._later:
+    def _add_later(
+        self, driver: Driver, running: list[Request], scheduled: dict[str, int], new_blocks: dict[str, Any]
+    ) -> None:
+        budget = driver.budget - sum(scheduled.values())
+        for r, most in driver.later:
             n = min(most, budget)
             if n <= 0:
-                continue
+                return
             if r.status != RequestStatus.RUNNING or not (r.is_prefill_chunk or self._has_next_token(r)):
                 continue
             blocks = self.kv_cache_manager.allocate_slots(r, n, num_lookahead_tokens=self.num_lookahead_tokens)
@@ -271,9 +218,10 @@ class SLAI(Scheduler):  # type: ignore[misc]
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
         flight = self._clock.land(scheduler_output)
-        if self.planner is not None:
-            self.planner.saw(flight.work, self._clock.last_s)
-        self._usage, self._batch_s = self.kv_cache_manager.usage, self._clock.batch_mean.seconds
+        if self.driver is not None and flight.work.tokens:
+            believed = self.driver.times.believed
+            self.driver.policy.stepped(flight.work, self._clock.last_s, believed(flight.work) if believed else None)
+        self._usage = self.kv_cache_manager.usage
         result = super().update_from_output(scheduler_output, model_runner_output)
         self._clock.rest(flight, has_more=self.get_num_unfinished_requests() > 0)
         return result
@@ -282,14 +230,7 @@ class SLAI(Scheduler):  # type: ignore[misc]
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
         tokens, stopped = super()._update_request_with_output(request, new_token_ids, is_stale=is_stale)
-        self._seats.served(
-            request.request_id,
-            len(tokens),
-            now_s=self._clock.ended_s,
-            order=self.order,
-            batch_s=self._batch_s,
-            kv_usage=self._usage,
-        )
+        self._seats.served(request.request_id, len(tokens), now_s=self._clock.ended_s, kv_usage=self._usage)
         return tokens, stopped
 
 

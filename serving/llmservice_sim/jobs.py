@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
+
+from llmservice_core.steps import DEFAULT_CLASS, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,38 +14,31 @@ class Arrival:
     time_s: float
     prompt_tokens: int
     output_tokens: int
-    service_class: str = "default"
+    service_class: str = DEFAULT_CLASS
     tbt_s: float | None = None
+    ttft_s: float | None = None
+    tenant: str = ""
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+@dataclass(slots=True, eq=False, kw_only=True)
+class Job(Task):
     """State of one request. Compared by identity: two equal requests are still two."""
 
     asked: Arrival
-    computed: int = 0
-    """Tokens whose KV the engine holds."""
-    produced: int = 0
-    blocks: int = 0
-    is_running: bool = False
     is_prefill: bool = True
-    latest_start_s: float = -math.inf
+    """After the step that was scheduled last, part of the prompt (or of what must be recomputed) is still missing."""
+    blocks: int = 0
     preemptions: int = 0
     first_token_s: float | None = None
-    last_token_s: float | None = None
     gaps_s: list[float] = field(default_factory=list)
-
-    @property
-    def known(self) -> int:
-        """Prompt and answer so far: what must be computed before the next token can be sampled."""
-        return self.asked.prompt_tokens + self.produced
 
     @property
     def is_done(self) -> bool:
         return self.produced >= self.asked.output_tokens
 
     @property
-    def ttft_s(self) -> float | None:
+    def ttft_seen_s(self) -> float | None:
+        """From its arrival to its first token."""
         return None if self.first_token_s is None else self.first_token_s - self.asked.time_s
 
     def token(self, now_s: float) -> None:
@@ -55,3 +49,17 @@ class Job:
         else:
             self.gaps_s.append(now_s - self.last_token_s)
         self.last_token_s = now_s
+
+
+def job_of(arrival: Arrival) -> Job:
+    """The answer's length is known to nobody but an oracle."""
+    return Job(
+        asked=arrival,
+        prompt_tokens=arrival.prompt_tokens,
+        arrival_s=arrival.time_s,
+        service_class=arrival.service_class,
+        tenant=arrival.tenant,
+        ttft_s=arrival.ttft_s,
+        tbt_s=arrival.tbt_s,
+        expected_output=float(arrival.output_tokens),
+    )

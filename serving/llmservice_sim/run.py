@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llmservice_core.latency import Work
 from llmservice_sim.engine import Engine
-from llmservice_sim.jobs import Arrival, Job
+from llmservice_sim.jobs import Arrival, Job, job_of
 
 StepTime = Callable[[Work], float]
 """Seconds that a step with this work takes, all that the loop costs included."""
@@ -31,7 +31,7 @@ class Result:
 
 def run(trace: Sequence[Arrival], engine: Engine, step_time: StepTime, until_s: float | None = None) -> Result:
     """Until every request is done, or until `until_s`. `trace` in order of time."""
-    jobs = [Job(arrival) for arrival in trace]
+    jobs = [job_of(arrival) for arrival in trace]
     now_s, at, empty = 0.0, 0, 0
     steps, busy_s, decodes, hidden = 0, 0.0, 0.0, 0
     while (at < len(jobs) or engine.has_work) and (until_s is None or now_s < until_s):

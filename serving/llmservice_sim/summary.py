@@ -29,7 +29,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 def figures(jobs: Iterable[Job]) -> Figures:
     counted = list(jobs)
-    ttfts = sorted(job.ttft_s for job in counted if job.ttft_s is not None)
+    ttfts = sorted(job.ttft_seen_s for job in counted if job.ttft_seen_s is not None)
     gaps = sorted(gap for job in counted for gap in job.gaps_s)
     return Figures(
         requests=len(counted),

@@ -115,7 +115,7 @@ def drive(which: str, is_async: bool, blocks: int, is_fenced: bool) -> dict[str,
         "preemptions": sum(r.num_preemptions for r in requests.values()),
         "blocks_in_use": blocks - 1 - s.kv_cache_manager.block_pool.get_num_free_blocks(),
         "hidden": numbers.hidden_decodes if numbers else 0,
-        "seats_left": len(s._seats._seats) if numbers else 0,
+        "seats_left": len(s._seats) if numbers else 0,
         "fence_left": s.sched_step_seq - s.processed_step_seq + len(s.deferred_frees),
     }
 

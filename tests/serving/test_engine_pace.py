@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from llmservice_core.latency import Work, work
+from llmservice_core.policy_orders import Sarathi
 from llmservice_core.step_models import step_model
+from llmservice_core.steps import Task
 from llmservice_serving import engine_steps, pace
 from llmservice_serving.engine_numbers import MAX_SERIES, PAIRS, EngineNumbers, Limits, Live, features, kind_of
 from llmservice_serving.engine_seats import Seat, Seats
@@ -177,16 +183,25 @@ class TestNumbers:
         assert ("c1", 0.1) not in n.gaps
 
 
+def request(extra: dict[str, Any] | None) -> Any:
+    """What Seats reads of vLLM's."""
+    params = SimpleNamespace(extra_args=extra)
+    return SimpleNamespace(
+        request_id="r", num_tokens=7, sampling_params=params, arrival_time=time.time(), priority=0, max_tokens=9
+    )
+
+
 class TestSeats:
     def seat(self, seats: Seats, tbt_s: float | None = 0.1) -> Seat:
-        return seats.take("r", 100.0, {"class": "c", "tbt_s": tbt_s, "age_s": 2.0} if tbt_s else None)
+        extra = {"class": "c", "tenant": "t", "tbt_s": tbt_s, "age_s": 2.0} if tbt_s else None
+        return seats.of(request(extra))
 
     def served(self, *times_s: float, tokens: int = 1) -> tuple[int, int]:
         seats = Seats()
         seats.numbers = numbers()
         seat = self.seat(seats)
         for now_s in times_s:
-            seats.served("r", tokens, now_s=now_s, order=None, batch_s=0.0, kv_usage=0.0)
+            seats.served("r", tokens, now_s=now_s, kv_usage=0.0)
         assert seat.gaps is not None
         return seat.gaps.events, seat.gaps.good
 
@@ -205,7 +220,9 @@ class TestSeats:
         assert self.served(1.0, 2.0, tokens=3) == (5, 4)
 
     def test_the_time_a_request_had_waited_before_counts_for_its_place(self) -> None:
-        assert self.seat(Seats()).arrival_s == 98.0
+        seat = self.seat(Seats())
+        assert 2.0 <= time.monotonic() - seat.arrival_s < 2.5
+        assert (seat.service_class, seat.tenant, seat.known) == ("c", "t", 7)
 
     def test_without_a_target_nothing_is_counted(self) -> None:
         seats = Seats()
@@ -216,8 +233,32 @@ class TestSeats:
     def test_a_seat_that_was_left_is_gone(self) -> None:
         seats = Seats()
         self.seat(seats)
-        seats.leave("r")
-        assert seats.get("r") is None
+        assert seats.tightest_tbt_s == 0.1
+        seats.leave("r", is_complete=True)
+        assert (len(seats), seats.tightest_tbt_s) == (0, None)
+
+    def test_the_policy_hears_of_each_request_once(self) -> None:
+        heard: list[str] = []
+
+        class Ear(Sarathi):
+            def joined(self, task: Task) -> None:
+                heard.append("joined")
+
+            def admitted(self, task: Task) -> None:
+                heard.append("admitted")
+
+            def left(self, task: Task, *, is_complete: bool) -> None:
+                heard.append(f"left {is_complete}")
+
+        seats = Seats()
+        seats.policy = Ear()
+        self.seat(seats)
+        self.seat(seats)
+        seats.admitted("r")
+        seats.admitted("r")
+        seats.leave("r", is_complete=False)
+        seats.leave("r", is_complete=False)
+        assert heard == ["joined", "admitted", "left False"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from e2e.engine import local
 from llmservice_core import metric_names as names
 from llmservice_core.step_models import step_model
-from llmservice_serving.engine_planner import ENOUGH_STEPS
+from llmservice_serving.engine_step_times import ENOUGH_STEPS
 from tests.serving.engine_room import require_engine_environment
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]

@@ -1,7 +1,7 @@
 """Runs inside the engine environment: vLLM's scheduler class and the simulated engine, the same requests, one virtual
 clock. Prints for each run how many batches, pre-emptions and hidden decodes there were, and the first different batch.
 
-python differential.py POLICY,KV_BLOCKS,RATE ...          POLICY: stock (vLLM's own class) | fcfs | slai | slai-plus
+python differential.py POLICY,KV_BLOCKS,RATE ...          POLICY: stock (vLLM's own class) or one of ours
 """
 
 from __future__ import annotations
@@ -20,19 +20,17 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.request import Request
 
 from llmservice_core.latency import batch_work
-from llmservice_core.ordering import POLICIES
+from llmservice_core.policies import make_policy
 from llmservice_core.step_models import step_model
-from llmservice_serving import engine_planner, engine_steps, vllm_scheduler
-from llmservice_serving.engine_numbers import EngineNumbers, Limits
-from llmservice_serving.engine_planner import GUARD_S, Planner
+from llmservice_serving import engine_queue, engine_seats, engine_steps, vllm_scheduler
 from llmservice_sim.engine import Engine, EngineLimits
-from llmservice_sim.jobs import Arrival, Job
-from llmservice_sim.planned import PlannedEngine
+from llmservice_sim.jobs import Arrival, job_of
 
 MODEL = step_model("rtx4090-mistral-7b")
 SEQS, REQUESTS = 24, 400
 SCALE = 8
 """Widths of slai-plus shrink by this, so that the engine's 128 tokens per step are several tiles."""
+TILE = 128 // SCALE
 Batch = dict[int, int]
 
 
@@ -62,8 +60,12 @@ class Clock:
         self.now_s += seconds
 
 
-def nothing() -> Any:
-    raise AssertionError("nobody scrapes here")
+def believe(s: Any, policy: str) -> None:
+    """Step times are known from the first step on, and the policy's widths suit the small engine."""
+    s.driver.policy = s._seats.policy = make_policy(policy, scale=SCALE)
+    s.waiting = engine_queue.PromptQueue(s.driver.policy, s._seats.of)
+    s.driver.times._paced = MODEL.work_s
+    s.driver._tile_tokens = TILE
 
 
 def trace(rate: float) -> list[Arrival]:
@@ -72,8 +74,12 @@ def trace(rate: float) -> list[Arrival]:
     for i in range(REQUESTS):
         now_s += rng.expovariate(rate)
         tbt_s = None if i % 7 == 3 else 0.1 if i % 5 == 0 else 0.5
+        ttft_s = (None, 1.0, 20.0)[i % 3]
+        prompt, output = rng.randint(5, 1200), rng.randint(2, 300)
         rows.append(
-            Arrival(time_s=now_s, prompt_tokens=rng.randint(5, 1200), output_tokens=rng.randint(2, 300), tbt_s=tbt_s)
+            Arrival(
+                time_s=now_s, prompt_tokens=prompt, output_tokens=output, tbt_s=tbt_s, ttft_s=ttft_s, tenant=f"t{i % 4}"
+            )
         )
     return rows
 
@@ -82,13 +88,13 @@ def real(policy: str, blocks: int, rows: list[Arrival]) -> tuple[list[Batch], in
     """Batches of vLLM's scheduler, by the number of the request."""
     os.environ["LLMSERVICE_POLICY"] = "fcfs" if policy == "stock" else policy
     clock = Clock()
-    for module in (engine_planner, engine_steps, vllm_scheduler):
+    for module in (engine_seats, engine_steps, vllm_scheduler):
         virtual = SimpleNamespace(monotonic=clock.monotonic, time=clock.monotonic, sleep=clock.sleep)
         module.time = virtual  # type: ignore[attr-defined]
     which = "stock" if policy == "stock" else "ours"
     s = DRIVE.scheduler(which, is_async=False, blocks=blocks, seqs=SEQS)
-    if policy == "slai-plus":
-        s.planner = Planner(s._clock.numbers, MODEL.work_s, SCALE)
+    if s.__class__.__name__ == "SLAI" and s.driver is not None:
+        believe(s, policy)
     requests = {str(i): request(i, row) for i, row in enumerate(rows)}
     waiting, batches = deque(requests.values()), []
     while waiting or s.has_unfinished_requests():
@@ -113,7 +119,8 @@ def started(before: int, r: Request, n: int) -> int:
 
 
 def request(number: int, row: Arrival) -> Request:
-    extra = {"class": "c", "tbt_s": row.tbt_s} if row.tbt_s else None
+    known = {"class": "default", "tenant": row.tenant, "tbt_s": row.tbt_s, "ttft_s": row.ttft_s}
+    extra = {key: value for key, value in known.items() if value is not None}
     params = SamplingParams(max_tokens=row.output_tokens, ignore_eos=True, extra_args=extra)
     params.update_from_generation_config({}, eos_token_id=2)
     return Request(
@@ -130,12 +137,9 @@ def simulated(policy: str, blocks: int, rows: list[Arrival]) -> tuple[list[Batch
     limits = EngineLimits(
         max_batched_tokens=DRIVE.BUDGET, max_seqs=SEQS, kv_blocks=blocks - 1, block_tokens=DRIVE.BLOCK
     )
-    engine = Engine(limits, POLICIES.get(policy))
-    if policy == "slai-plus":
-        counters = EngineNumbers(Limits(kv_tokens=0, max_batched_tokens=0, max_seqs=0), nothing)
-        own = Planner(counters, MODEL.work_s, SCALE)
-        engine = PlannedEngine(limits, own.bulk, MODEL.work_s, guard_s=GUARD_S, short_tokens=own.short_tokens)
-    jobs = [Job(row) for row in rows]
+    ours = None if policy in ("stock", "fcfs") else make_policy(policy, scale=SCALE)
+    engine = Engine(limits, ours, MODEL.work_s, token_budget="auto", tile_tokens=TILE)
+    jobs = [job_of(row) for row in rows]
     numbers = {job: i for i, job in enumerate(jobs)}
     now_s, waiting, batches, hidden = 0.0, deque(jobs), [], 0
     while waiting or engine.has_work:

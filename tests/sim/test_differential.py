@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from llmservice_core.policies import NAMES
 from tests.serving.engine_room import require_engine_environment, run_inside
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 SCRIPT = Path(__file__).with_name("differential.py")
 ROOMY, TIGHT = 3000, 400
 """KV blocks: for all, and so few that requests are pre-empted."""
-POLICIES = ("stock", "fcfs", "slai", "slai-plus")
+POLICIES = ("stock", *NAMES)
 RUNS = [f"{policy},{blocks},{rate}" for policy in POLICIES for blocks, rate in ((ROOMY, 4), (TIGHT, 6))]
 
 
@@ -36,5 +37,5 @@ def test_the_runs_go_where_it_gets_difficult(compared: dict[str, dict[str, Any]]
     """Equal batches would prove little if nothing was ever pre-empted or hidden."""
     for policy in POLICIES:
         assert compared[f"{policy},{TIGHT},6"]["preemptions"][0] > 20
-    for policy in ("slai", "slai-plus"):
+    for policy in ("slai", "slai-published", "slai-plus", "rad", "mlfq"):
         assert compared[f"{policy},{ROOMY},4"]["hidden"] > 1000

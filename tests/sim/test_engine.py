@@ -6,22 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmservice_core.bulk import Bulk
 from llmservice_core.latency import Work
-from llmservice_core.ordering import POLICIES
+from llmservice_core.policies import NAMES, make_policy
 from llmservice_sim.engine import Engine, EngineLimits
 from llmservice_sim.jobs import Arrival
-from llmservice_sim.planned import PlannedEngine
 from llmservice_sim.run import Result, StuckError, run
 from llmservice_sim.summary import figures, percentile
 
-ORDERS = [None, *POLICIES, "slai-plus"]
+WIDTHS = {"slai-plus": {"narrowest": 16, "widest": 128, "tile": 16}, "rad": {"tile": 32, "width": 6}}
 arrivals = st.builds(
     Arrival,
     time_s=st.floats(0, 5),
     prompt_tokens=st.integers(1, 200),
     output_tokens=st.integers(1, 40),
     tbt_s=st.sampled_from([None, 0.05, 0.5]),
+    ttft_s=st.sampled_from([None, 0.1, 2.0]),
+    tenant=st.sampled_from(["", "a", "b"]),
 )
 traces = st.lists(arrivals, min_size=1, max_size=25).map(lambda rows: sorted(rows, key=lambda a: a.time_s))
 
@@ -30,17 +30,15 @@ def step_s(work: Work) -> float:
     return 0.005 + 1e-4 * work.tokens
 
 
-def engine(order: str | None, blocks: int = 20, budget: int = 64) -> Engine:
+def engine(order: str, blocks: int = 20, budget: int = 64) -> Engine:
     limits = EngineLimits(max_batched_tokens=budget, max_seqs=8, kv_blocks=blocks)
-    if order == "slai-plus":
-        return PlannedEngine(limits, Bulk(narrowest=16, widest=budget, tile=16), step_s)
-    return Engine(limits, POLICIES[order] if order else None)
+    return Engine(limits, make_policy(order, WIDTHS.get(order)), step_s, token_budget="auto", tile_tokens=16)
 
 
-@settings(deadline=None, max_examples=80)
-@given(trace=traces, order=st.sampled_from(ORDERS))
+@settings(deadline=None, max_examples=200)
+@given(trace=traces, order=st.sampled_from(NAMES))
 def test_every_request_gets_every_token_in_time_order_and_every_block_comes_back(
-    trace: list[Arrival], order: str | None
+    trace: list[Arrival], order: str
 ) -> None:
     e = engine(order)
     result = run(trace, e, step_s)
@@ -54,9 +52,9 @@ def test_every_request_gets_every_token_in_time_order_and_every_block_comes_back
     assert not e.has_work
 
 
-@settings(deadline=None, max_examples=40)
-@given(trace=traces, order=st.sampled_from(ORDERS))
-def test_no_step_is_over_budget_or_over_the_cache(trace: list[Arrival], order: str | None) -> None:
+@settings(deadline=None, max_examples=120)
+@given(trace=traces, order=st.sampled_from(NAMES))
+def test_no_step_is_over_budget_or_over_the_cache(trace: list[Arrival], order: str) -> None:
     e = engine(order)
 
     def checked(work: Work) -> float:
@@ -69,7 +67,7 @@ def test_no_step_is_over_budget_or_over_the_cache(trace: list[Arrival], order: s
     run(trace, e, checked)
 
 
-def crowd(seed: int, order: str | None) -> Result:
+def crowd(seed: int, order: str) -> Result:
     rng, now_s, rows = random.Random(seed), 0.0, []
     for i in range(300):
         now_s += rng.expovariate(25)
@@ -84,15 +82,15 @@ def crowd(seed: int, order: str | None) -> Result:
     return run(rows, engine(order, blocks=120, budget=128), step_s)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_the_same_input_gives_the_same_run(order: str | None) -> None:
+@pytest.mark.parametrize("order", NAMES)
+def test_the_same_input_gives_the_same_run(order: str) -> None:
     first, second = crowd(3, order), crowd(3, order)
     assert [j.gaps_s for j in first.jobs] == [j.gaps_s for j in second.jobs]
     assert first.end_s == second.end_s
 
 
 def test_slai_trades_the_gaps_of_the_relaxed_for_first_tokens() -> None:
-    plain, slai = crowd(1, None), crowd(1, "slai")
+    plain, slai = crowd(1, "fcfs"), crowd(1, "slai")
     assert slai.hidden > 100
     before, after = figures(plain.jobs), figures(slai.jobs)
     assert before.ttft_p50_s is not None
@@ -101,7 +99,7 @@ def test_slai_trades_the_gaps_of_the_relaxed_for_first_tokens() -> None:
 
 
 def test_slai_plus_halves_the_median_and_keeps_both_targets() -> None:
-    plain, plus = crowd(1, None), crowd(1, "slai-plus")
+    plain, plus = crowd(1, "fcfs"), crowd(1, "slai-plus")
     before, after = figures(plain.jobs).ttft_p50_s, figures(plus.jobs).ttft_p50_s
     assert before is not None
     assert after is not None
@@ -114,7 +112,7 @@ def test_slai_plus_halves_the_median_and_keeps_both_targets() -> None:
 
 def test_a_request_larger_than_the_cache_is_said_and_not_waited_for() -> None:
     with pytest.raises(StuckError, match="more blocks"):
-        run([Arrival(time_s=0.0, prompt_tokens=1000, output_tokens=1)], engine(None, blocks=10), step_s)
+        run([Arrival(time_s=0.0, prompt_tokens=1000, output_tokens=1)], engine("fcfs", blocks=10), step_s)
 
 
 def test_percentiles_are_values_that_occurred() -> None:

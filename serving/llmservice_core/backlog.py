@@ -1,0 +1,111 @@
+"""Waiting requests in an order that a policy gives. Insertion and removal by bisection, so that a step never sorts."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush, merge
+from itertools import count, islice
+from typing import Generic, Protocol, TypeVar
+
+
+class Waits(Protocol):
+    arrival_s: float
+    ttft_s: float | None
+
+
+T = TypeVar("T", bound=Waits)
+Key = tuple[float, ...]
+ON_TIME, LATE = 1.0, 2.0
+OVERDUE = 0.0
+
+
+class Backlog(Generic[T]):
+    """Smallest key first, then first added; in groups, whose lists are merged by key. `lead` stands before lateness.
+
+    `late_last`: a request whose first token can no longer come in time goes behind all that still can (its target is
+    missed already, the others' are not). `guard_s`: one that has waited so long goes before all others, oldest first; a
+    bound on waiting. Both happen in `advance`, once per request: a heap of moments, no scan.
+    """
+
+    def __init__(
+        self,
+        key: Callable[[T], Key],
+        *,
+        lead: Callable[[T], Key] = lambda _: (),
+        group: Callable[[T], str] = lambda _: "",
+        late_last: bool = False,
+        guard_s: float | None = None,
+    ) -> None:
+        self._key, self._lead, self._group = key, lead, group
+        self._late_last, self._guard_s = late_last, guard_s
+        self._lists: dict[str, list[tuple[Key, int, T]]] = {}
+        self._entries: dict[T, tuple[Key, int, T]] = {}
+        self._moments: list[tuple[float, int, T, float]] = []
+        self._ages: list[tuple[float, int, T]] = []
+        self._count = count()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, task: object) -> bool:
+        return task in self._entries
+
+    def __iter__(self) -> Iterator[T]:
+        lists = [rows for rows in self._lists.values() if rows]
+        rows = lists[0] if len(lists) == 1 else merge(*lists)
+        return (row[2] for row in rows)
+
+    def first(self, most: int) -> list[T]:
+        return list(islice(self, most))
+
+    def heads(self) -> list[T]:
+        """The first of each group."""
+        return [rows[0][2] for rows in self._lists.values() if rows]
+
+    def of_group(self, group: str) -> Iterator[T]:
+        return (row[2] for row in self._lists.get(group, ()))
+
+    def oldest(self) -> T | None:
+        """The one whose client has waited longest."""
+        while self._ages:
+            _, number, task = self._ages[0]
+            entry = self._entries.get(task)
+            if entry is not None and entry[1] == number:
+                return task
+            heappop(self._ages)  # it was admitted since
+        return None
+
+    def add(self, task: T) -> None:
+        number = next(self._count)
+        self._insert(task, number, ON_TIME)
+        heappush(self._ages, (task.arrival_s, number, task))
+        if self._late_last and task.ttft_s is not None:
+            heappush(self._moments, (task.arrival_s + task.ttft_s, number, task, LATE))
+        if self._guard_s is not None:
+            heappush(self._moments, (task.arrival_s + self._guard_s, number, task, OVERDUE))
+
+    def remove(self, task: T) -> None:
+        entry = self._entries.pop(task)
+        rows = self._lists[self._group(task)]
+        del rows[bisect_left(rows, entry)]
+
+    def advance(self, now_s: float) -> None:
+        """Requests whose moment has come change their place."""
+        while self._moments and self._moments[0][0] < now_s:
+            _, number, task, rank = heappop(self._moments)
+            entry = self._entries.get(task)
+            if entry is None or entry[1] != number or entry[0][self._lead_parts(task)] == OVERDUE:
+                continue  # admitted since, or as urgent as can be
+            rows = self._lists[self._group(task)]
+            del rows[bisect_left(rows, entry)]
+            self._insert(task, number, rank)
+
+    def _lead_parts(self, task: T) -> int:
+        return len(self._lead(task))
+
+    def _insert(self, task: T, number: int, rank: float) -> None:
+        own = (task.arrival_s,) if rank == OVERDUE else self._key(task)
+        entry = ((*self._lead(task), rank, *own), number, task)
+        self._entries[task] = entry
+        insort(self._lists.setdefault(self._group(task), []), entry)

@@ -1,0 +1,280 @@
+"""Policy slai-plus: decodes that have time wait together and are served in one full-width step; prompts run between.
+
+Ours, after SLAI (arXiv 2508.01002) and RAD's optimal tiling. Where SLAI serves every decode at its own deadline, mixed
+into prompt steps that it makes slower, this one lets all prompt work run first while slack lasts, in whole tiles, and
+then serves all decodes in one batch, whose cost hardly grows with its width. Six parts:
+
+1. a decode whose target leaves no room for one prompt step rides in every step (`strict`); the others are due at
+   `aim` of their target after their last token, and a step begins only if it and one full decode step end before that;
+2. prompts by strictness, then by remaining tokens, started and waiting alike: a started one pauses between chunks when
+   a shorter one comes (shortest remaining processing time);
+3. a step is as wide as the first prompt needs, in tiles, between `narrowest` and `widest`;
+4. a share of the KV cache is kept from long relaxed prompts, more from longer ones: a full cache blocks no short one;
+5. where a full-width mixed step costs less than the prompt and the decode step apart, they run as one;
+6. without prompts every decode runs, unless a step of all is too slow for the strictest of them: then the relaxed take
+   turns (a decode pool whose width is bounded by memory, not by its strictest user).
+
+A prompt past its TTFT target stands behind those that can still meet theirs. A prompt that has waited `guard_s` goes
+before all that are not short: a bound on waiting that costs short ones nothing. Time comes from a step-time model,
+corrected by what steps took (`Pace`). Until there is one, SLAI's order holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmservice_core.bulk import Bulk, Pace
+from llmservice_core.latency import Work
+from llmservice_core.policy_slai import Slai
+from llmservice_core.policy_turns import take_turns
+from llmservice_core.steps import Chunk, Mode, Plain, StepPlan, StepTime, Task, View, packed
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Decodes of a step with the sums that its time depends on, and when the first of them is due."""
+
+    tasks: Sequence[Task]
+    kv_tokens: int
+    due_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One step's view with what several of its decisions need."""
+
+    view: View
+    step_s: StepTime
+    every: Group
+    strict: Group
+    relaxed: Group
+    every_s: float
+    """A step of all decodes and nothing else."""
+    sit_out_s: float
+    """The widest prompt step and a decode step behind it: a target below that is strict."""
+
+    @property
+    def due_s(self) -> float:
+        return min(self.strict.due_s, self.relaxed.due_s)
+
+
+class Plus(Plain):
+    late_last = True
+    plans_width = True
+
+    def __init__(self, bulk: Bulk | None = None, *, name: str = "slai-plus") -> None:
+        self.name = name
+        self.bulk = bulk or Bulk()
+        self.pace = Pace()
+        self.until_known = Slai()
+
+    def queue_key(self, task: Task) -> tuple[float, ...]:
+        return (math.inf if task.tbt_s is None else task.tbt_s, task.known, task.arrival_s)
+
+    def served(self, task: Task, tokens: int, *, now_s: float, kv_usage: float) -> None:
+        self.until_known.served(task, tokens, now_s=now_s, kv_usage=kv_usage)
+
+    def stepped(self, work: Work, seconds: float, believed_s: float | None) -> None:
+        self.until_known.stepped(work, seconds, believed_s)
+        if believed_s is not None:
+            self.pace = self.pace.learn(believed_s, seconds)
+
+    def wants_pure_decode(self, last_step_s: float, tightest_tbt_s: float | None) -> bool:
+        """A step near the strictest target: from there on the relaxed may have to take turns."""
+        return tightest_tbt_s is not None and last_step_s > 0.8 * self.bulk.aim * tightest_tbt_s
+
+    def plan(self, view: View) -> StepPlan:
+        if view.step_s is None:
+            return self.until_known.plan(view)
+        scene = self._scene(view, view.step_s)
+        prompts = self._prompts(scene)
+        if not prompts:
+            return self._decodes(scene)
+        decode_s = self.bulk.decode_margin * scene.every_s if scene.relaxed.tasks else 0.0
+        slack_s = scene.relaxed.due_s - view.now_s - decode_s
+        found = self._prefill(scene, prompts, slack_s)
+        if found is not None:
+            return self._maybe_mixed(scene, prompts, found)
+        return self._mixed(scene, prompts) or self._decodes(scene)
+
+    def _scene(self, view: View, believed: StepTime) -> Scene:
+        ratio = self.pace.ratio
+
+        def step_s(w: Work) -> float:
+            return ratio * believed(w)
+
+        every = self._group(view.decodes)
+        every_s = step_s(_work((), every))
+        sit_out_s = step_s(Work(new_tokens=self.bulk.widest, chunks=1)) + self.bulk.decode_margin * every_s
+        strict = [d for d in view.decodes if self._is_tight(d.tbt_s, sit_out_s)]
+        relaxed = [d for d in view.decodes if not self._is_tight(d.tbt_s, sit_out_s)] if strict else view.decodes
+        return Scene(
+            view=view,
+            step_s=step_s,
+            every=every,
+            strict=self._group(strict),
+            relaxed=self._group(relaxed) if strict else every,
+            every_s=every_s,
+            sit_out_s=sit_out_s,
+        )
+
+    def _group(self, tasks: Sequence[Task]) -> Group:
+        kv, due_s, aim = 0, math.inf, self.bulk.aim
+        for d in tasks:
+            kv += d.prompt_tokens + d.produced
+            if d.tbt_s is not None and d.last_token_s is not None:
+                due_s = min(due_s, d.last_token_s + d.pending_s + aim * d.tbt_s)
+        return Group(tasks, kv, due_s)
+
+    def _due_s(self, d: Task) -> float:
+        if d.tbt_s is None or d.last_token_s is None:
+            return -math.inf
+        return d.last_token_s + d.pending_s + self.bulk.aim * d.tbt_s
+
+    def _is_tight(self, tbt_s: float | None, sit_out_s: float) -> bool:
+        """The target leaves no time to sit out one of the widest prompt steps and the decode step behind it."""
+        return tbt_s is None or self.bulk.aim * tbt_s < sit_out_s
+
+    def _decodes(self, scene: Scene) -> StepPlan:
+        serve, waits, seconds = take_turns(scene.every.tasks, self._due_s, scene.step_s, self.bulk.aim)
+        return StepPlan(
+            mode=Mode.DECODE,
+            serve=serve,
+            waits=waits,
+            budget_tokens=max(1, min(scene.view.budget_tokens, len(serve))),
+            predicted_s=seconds,
+        )
+
+    # Which prompts
+
+    def _prompts(self, scene: Scene) -> list[Task]:
+        """Started and admissible ones, best first, no more than the widest step could hold."""
+        view = scene.view
+        candidates = view.waiting.first(self.bulk.most_candidates)
+        oldest = view.waiting.oldest()
+        if oldest is not None and self._is_overdue(oldest, view.now_s):
+            candidates = self._with_overdue(candidates, oldest)
+        fresh = self._admissible(scene, candidates)
+        prompts, now_s = [*view.started, *fresh], view.now_s
+        has_overdue = any(self._is_overdue(p, now_s) for p in prompts)
+        return sorted(prompts, key=lambda p: self._rank(p, now_s, has_overdue))
+
+    def _is_overdue(self, p: Task, now_s: float) -> bool:
+        return now_s - p.arrival_s > self.bulk.guard_s and p.known > self.bulk.short_tokens
+
+    def _with_overdue(self, candidates: Sequence[Task], overdue: Task) -> list[Task]:
+        """It takes its place among them before memory is given out."""
+        others = [p for p in candidates if p is not overdue]
+        behind = [p for p in others if p.known > self.bulk.short_tokens]
+        return [*(p for p in others if p.known <= self.bulk.short_tokens), overdue, *behind]
+
+    def _rank(self, p: Task, now_s: float, has_overdue: bool) -> tuple[float, ...]:
+        lead = (not p.produced, p.priority)  # with tokens already: it lost its cache while its client watches a stream
+        if has_overdue and self._is_overdue(p, now_s):
+            return (*lead, 1.0, p.arrival_s)
+        if p.ttft_s is not None and now_s > p.arrival_s + p.ttft_s:
+            first = 3.0
+        else:
+            first = 2.0 if has_overdue and p.known > self.bulk.short_tokens else 0.0
+        strictness = math.inf if p.tbt_s is None else p.tbt_s
+        return (*lead, first, strictness, p.remaining, p.arrival_s)
+
+    def _admissible(self, scene: Scene, candidates: Sequence[Task]) -> list[Task]:
+        """Whole prompts that fit beside what is kept for shorter ones. One that does not is passed over, unless it is
+        strict: nobody takes the memory that it waits for."""
+        view, tokens = scene.view, 0
+        free = max(0, view.free_tokens - sum(p.remaining for p in view.started))
+        # An empty engine keeps nothing for anybody: nothing would change.
+        will_free = bool(view.decodes or view.started)
+        reserve = self.bulk.reserve * view.total_tokens if will_free else 0.0
+        found: list[Task] = []
+        for p in candidates:
+            if len(found) >= view.seats or tokens >= self.bulk.widest:
+                break
+            known = p.known
+            is_strict = p.produced > 0 or (p.tbt_s is not None and self._is_tight(p.tbt_s, scene.sit_out_s))
+            kept = 0.0 if is_strict else reserve * min(1.0, known / self.bulk.long_tokens)
+            if is_strict and known > free and will_free:
+                break
+            if free - known >= kept:
+                found.append(p)
+                free, tokens = free - known, tokens + p.remaining
+        return found
+
+    # How wide
+
+    def _widths(self, view: View, wanted: int) -> range:
+        most = min(self.bulk.widest, view.budget_tokens)
+        least = min(self.bulk.narrowest, most)
+        top = max(least, min(most, -(-wanted // self.bulk.tile) * self.bulk.tile))
+        return range(top, least - 1, -self.bulk.tile)
+
+    def _prefill(self, scene: Scene, prompts: Sequence[Task], slack_s: float) -> StepPlan | None:
+        """The widest step that leaves the waiting decodes their time; the narrowest if only a strict token is late."""
+        plan, strict_s = None, scene.strict.due_s - scene.view.now_s
+        for width in self._widths(scene.view, prompts[0].remaining + len(scene.strict.tasks)):
+            plan = self._step(scene, Mode.PREFILL, prompts, scene.strict, width, slack_s)
+            if _seconds(plan) <= min(slack_s, strict_s):
+                return plan
+        return plan if plan is not None and _seconds(plan) <= slack_s else None
+
+    def _maybe_mixed(self, scene: Scene, prompts: Sequence[Task], plan: StepPlan) -> StepPlan:
+        """RAD's prices: with a full cache, take the decodes along where that costs less than tile and decode step."""
+        view, bulk = scene.view, self.bulk
+        if view.kv_usage < bulk.mix_from or not scene.relaxed.tasks:
+            return plan
+        tile = packed(prompts, bulk.widest)
+        price_s = scene.step_s(_work(tile, None)) / sum(n for _, n in tile)
+        worth_s = scene.every_s
+        latest_s = scene.due_s - view.now_s
+        for width in reversed(range(bulk.narrowest, min(bulk.widest, view.budget_tokens) + 1, bulk.tile)):
+            mixed = self._step(scene, Mode.MIXED, prompts, scene.every, width, plan.slack_s)
+            tokens = sum(n for _, n in mixed.chunks)
+            if tokens and _seconds(mixed) < tokens * price_s + worth_s and _seconds(mixed) <= latest_s:
+                return mixed
+        return plan
+
+    def _mixed(self, scene: Scene, prompts: Sequence[Task]) -> StepPlan | None:
+        """All decodes are due: prompts come along if that is cheaper than two steps and late for none."""
+        everyone, riding = len(scene.every.tasks), len(scene.strict.tasks)
+        for width in self._widths(scene.view, self.bulk.widest):
+            if width <= everyone:
+                return None
+            mixed = self._step(scene, Mode.MIXED, prompts, scene.every, width, math.inf)
+            apart_s = scene.step_s(_work(packed(prompts, width - everyone), scene.strict if riding else None))
+            seconds = _seconds(mixed)
+            if seconds < apart_s + scene.every_s and scene.view.now_s + seconds <= scene.due_s:
+                return mixed
+        return None
+
+    def _step(
+        self, scene: Scene, mode: Mode, prompts: Sequence[Task], decodes: Group, width: int, slack_s: float
+    ) -> StepPlan:
+        chunks = packed(prompts, width - len(decodes.tasks))
+        return StepPlan(
+            mode=mode,
+            serve=decodes.tasks,
+            waits=() if decodes is scene.every else scene.relaxed.tasks,
+            chunks=chunks,
+            budget_tokens=min(scene.view.budget_tokens, max(width, len(decodes.tasks))),
+            predicted_s=scene.step_s(_work(chunks, decodes)),
+            slack_s=slack_s,
+        )
+
+
+def _seconds(plan: StepPlan) -> float:
+    assert plan.predicted_s is not None
+    return plan.predicted_s
+
+
+def _work(chunks: Sequence[Chunk], decodes: Group | None) -> Work:
+    return Work(
+        new_tokens=sum(n for _, n in chunks),
+        attention_tokens2=sum(n * (p.computed + n / 2) for p, n in chunks),
+        context_tokens=sum(p.computed + n for p, n in chunks),
+        chunks=len(chunks),
+        decodes=len(decodes.tasks) if decodes else 0,
+        decode_kv_tokens=decodes.kv_tokens if decodes else 0,
+    )
