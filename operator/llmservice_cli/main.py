@@ -9,6 +9,7 @@ import yaml
 
 from llmservice_api import crd
 from llmservice_api.resource import parse
+from llmservice_cli import engine
 
 
 def _print_crd(arguments: argparse.Namespace) -> int:
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checker = commands.add_parser("check", help="check manifests of LLMServices without a cluster")
     checker.add_argument("files", nargs="+")
     checker.set_defaults(run=_check)
+    engine.add_to(commands)
     parsed = parser.parse_args(arguments)
     run: int = parsed.run(parsed)
     return run

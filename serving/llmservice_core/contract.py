@@ -38,6 +38,8 @@ ENV_POLICY: Final = "LLMSERVICE_POLICY"
 ENV_TOKEN_BUDGET: Final = "LLMSERVICE_TOKEN_BUDGET"
 """Most tokens of a step, or `auto`: what the tightest TBT among the decodes allows."""
 ENV_PACE: Final = "LLMSERVICE_PACE"
+ENV_TRACE: Final = "LLMSERVICE_TRACE"
+"""File to which an engine writes its steps as a Chrome trace."""
 ENV_NIXL_HOST: Final = "VLLM_NIXL_SIDE_CHANNEL_HOST"
 ENV_NIXL_PORT: Final = "VLLM_NIXL_SIDE_CHANNEL_PORT"
 
@@ -56,6 +58,10 @@ XARG_AGE_S: Final = "age_s"
 
 STRIPPED_FIELDS: Final = ("vllm_xargs", "kv_transfer_params", "priority", "cache_salt")
 """Body fields that a client may not choose: they could name the remote KV host or another class."""
+
+
+PATH_SCHEDULE: Final = "/debug/schedule"
+"""Of the engine exporter: the present decision, as JSON."""
 
 
 def target_label(target_s: float) -> str:

@@ -69,17 +69,21 @@ class Plus(Plain):
         self.bulk = bulk or Bulk()
         self.pace = Pace()
         self.until_known = Slai()
+        self._is_known = False
 
     def queue_key(self, task: Task) -> tuple[float, ...]:
         return (math.inf if task.tbt_s is None else task.tbt_s, task.known, task.arrival_s)
 
-    def served(self, task: Task, tokens: int, *, now_s: float, kv_usage: float) -> None:
-        self.until_known.served(task, tokens, now_s=now_s, kv_usage=kv_usage)
+    def served(self, tasks: Sequence[Task], *, now_s: float, kv_usage: float) -> None:
+        if not self._is_known:
+            self.until_known.served(tasks, now_s=now_s, kv_usage=kv_usage)
 
     def stepped(self, work: Work, seconds: float, believed_s: float | None) -> None:
-        self.until_known.stepped(work, seconds, believed_s)
+        self._is_known = believed_s is not None
         if believed_s is not None:
             self.pace = self.pace.learn(believed_s, seconds)
+        else:
+            self.until_known.stepped(work, seconds, believed_s)
 
     def wants_pure_decode(self, last_step_s: float, tightest_tbt_s: float | None) -> bool:
         """A step near the strictest target: from there on the relaxed may have to take turns."""
@@ -108,13 +112,14 @@ class Plus(Plain):
         every = self._group(view.decodes)
         every_s = step_s(_work((), every))
         sit_out_s = step_s(Work(new_tokens=self.bulk.widest, chunks=1)) + self.bulk.decode_margin * every_s
-        strict = [d for d in view.decodes if self._is_tight(d.tbt_s, sit_out_s)]
-        relaxed = [d for d in view.decodes if not self._is_tight(d.tbt_s, sit_out_s)] if strict else view.decodes
+        tight = {tbt_s for tbt_s in {d.tbt_s for d in view.decodes} if self._is_tight(tbt_s, sit_out_s)}
+        strict = [d for d in view.decodes if d.tbt_s in tight] if tight else []
+        relaxed = [d for d in view.decodes if d.tbt_s not in tight] if tight else view.decodes
         return Scene(
             view=view,
             step_s=step_s,
             every=every,
-            strict=self._group(strict),
+            strict=self._group(strict) if len(strict) < len(view.decodes) else every,
             relaxed=self._group(relaxed) if strict else every,
             every_s=every_s,
             sit_out_s=sit_out_s,
@@ -256,7 +261,7 @@ class Plus(Plain):
         return StepPlan(
             mode=mode,
             serve=decodes.tasks,
-            waits=() if decodes is scene.every else scene.relaxed.tasks,
+            waits=scene.relaxed.tasks if mode is Mode.PREFILL else (),
             chunks=chunks,
             budget_tokens=min(scene.view.budget_tokens, max(width, len(decodes.tasks))),
             predicted_s=scene.step_s(_work(chunks, decodes)),

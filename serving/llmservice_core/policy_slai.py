@@ -7,7 +7,8 @@ section 6 and Eq. 8; parameters are those of the authors' flagship configuration
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from llmservice_core.latency import Work
@@ -108,18 +109,20 @@ class Slai(Plain):
         """The offset in force."""
         return self.offset_when_full if kv_usage >= self.full_from else self.offset
 
-    def served(self, task: Task, tokens: int, *, now_s: float, kv_usage: float) -> None:
+    def served(self, tasks: Sequence[Task], *, now_s: float, kv_usage: float) -> None:
         """Eq. 8: end of the batch that served it + TBT - Theta x mean batch duration."""
-        if task.tbt_s is not None:
-            task.latest_start_s = now_s + task.tbt_s - self.theta(kv_usage) * self.batch_mean.seconds
+        base_s = now_s - self.theta(kv_usage) * self.batch_mean.seconds
+        for task in tasks:
+            if task.tbt_s is not None:
+                task.latest_start_s = base_s + task.tbt_s
 
     def stepped(self, work: Work, seconds: float, believed_s: float | None) -> None:
         self.batch_mean.add(seconds, has_prefill=work.chunks > 0)
 
     def plan(self, view: View) -> StepPlan:
         """Critical decodes by LST, started prompts first come first served, the queue, the other decodes by LST."""
-        order = sorted(view.decodes, key=lambda d: (_latest_start(d), d.arrival_s))
-        due = sum(_latest_start(d) <= view.now_s for d in order)
+        order = sorted(view.decodes, key=_by_latest_start)
+        due = bisect_right(order, view.now_s, key=_latest_start)
         chunks = packed(sorted(view.started, key=by_arrival), max(0, view.budget_tokens - due))
         return StepPlan(
             mode=Mode.MIXED if due == len(order) else Mode.PREFILL,
@@ -134,3 +137,7 @@ class Slai(Plain):
 
 def _latest_start(task: Task) -> float:
     return task.latest_start_s + task.pending_s
+
+
+def _by_latest_start(task: Task) -> tuple[float, float]:
+    return (task.latest_start_s + task.pending_s, task.arrival_s)

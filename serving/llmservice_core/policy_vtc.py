@@ -7,7 +7,7 @@ the tokens that a batch can hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmservice_core.steps import Mode, Plain, StepPlan, Task, View, by_arrival, fitting, packed
@@ -76,8 +76,9 @@ class Vtc(Plain):
         self._unqueue(task)
         self.counters.charge_input(task.tenant, task.prompt_tokens)
 
-    def served(self, task: Task, tokens: int, *, now_s: float, kv_usage: float) -> None:
-        self.counters.charge_output(task.tenant, tokens)
+    def served(self, tasks: Sequence[Task], *, now_s: float, kv_usage: float) -> None:
+        for task in tasks:
+            self.counters.charge_output(task.tenant, 1)
 
     def left(self, task: Task, *, is_complete: bool) -> None:
         self._unqueue(task)

@@ -170,8 +170,8 @@ class Policy(Protocol):
         """Its first step is scheduled; not called again when it comes back from a pre-emption."""
         ...
 
-    def served(self, task: Task, tokens: int, *, now_s: float, kv_usage: float) -> None:
-        """Tokens left the engine at `now_s`; `task` is up to date."""
+    def served(self, tasks: Sequence[Task], *, now_s: float, kv_usage: float) -> None:
+        """A token of each of these left the engine at `now_s`; they are up to date. After `stepped`."""
         ...
 
     def stepped(self, work: Work, seconds: float, believed_s: float | None) -> None:
@@ -202,7 +202,7 @@ class Plain:
     def admitted(self, task: Task) -> None:
         """Nothing to learn from it."""
 
-    def served(self, task: Task, tokens: int, *, now_s: float, kv_usage: float) -> None:
+    def served(self, tasks: Sequence[Task], *, now_s: float, kv_usage: float) -> None:
         """Nothing to learn from it."""
 
     def stepped(self, work: Work, seconds: float, believed_s: float | None) -> None:

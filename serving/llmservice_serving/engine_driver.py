@@ -58,9 +58,11 @@ class Driver:
         """One block of the cache is vLLM's own."""
         decodes: list[Task] = []
         started: list[Task] = []
+        seats = self._seats.by_id
         for r in scheduler.running:
-            seat = self._seats.of(r)
-            seat.pending_s = pending_s if r.num_output_placeholders else 0.0
+            seat = seats[r.request_id]
+            if pending_s:
+                seat.pending_s = pending_s if r.num_output_placeholders else 0.0
             if r.is_prefill_chunk:
                 seat.computed = r.num_computed_tokens
                 started.append(seat)
@@ -125,5 +127,5 @@ def _seat(task: Task) -> Seat:
     return task
 
 
-def _requests(tasks: Iterable[Task]) -> list[Any]:
-    return [_seat(task).request for task in tasks]
+def _requests(tasks: Iterable[Any]) -> list[Any]:
+    return [task.request for task in tasks]

@@ -7,17 +7,27 @@ lock for one copy only, and a port that is taken is a log line, not a dead engin
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llmservice_core import contract
 from llmservice_core import metric_names as names
+from llmservice_serving.engine_misses import SLACK_BOUNDS
 from llmservice_serving.engine_numbers import PAIRS, EngineNumbers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 Row = tuple[tuple[str, ...], float]
@@ -39,6 +49,7 @@ class EngineCollector(Collector):
     def _counters(self) -> Iterator[Metric]:
         n = self._numbers
         yield from self._slo()
+        yield from self._slack()
         yield from self._steps()
         for name, text, value in (
             (names.HIDDEN_TOTAL, "Decodes left out of a step, once per step", n.hidden_decodes),
@@ -58,6 +69,26 @@ class EngineCollector(Collector):
         ):
             values = [(key, pair[at]) for key, pair in zip(keys, read, strict=True)]
             yield self._family(CounterMetricFamily, name, text, names.SLO_LABELS, values)
+
+    def _slack(self) -> Iterator[Metric]:
+        n, labels = self._numbers, (names.CLASS, "target")
+        rows = [((c, contract.target_label(t)), g) for (c, t), g in n.gaps.items()]
+        slack = HistogramMetricFamily(
+            names.SLACK, "Time left when a token left, over its target", labels=(names.LLMSERVICE, names.POOL, *labels)
+        )
+        bounds = [*(f"{b:g}" for b in SLACK_BOUNDS), "+Inf"]
+        for key, gaps in rows:
+            counts = accumulate(gaps.slack)
+            slack.add_metric((*self._own, *key), list(zip(bounds, map(float, counts), strict=True)), None)
+        yield slack
+        causes = [((*key, why), float(n)) for key, gaps in rows for why, n in gaps.misses.items()]
+        text = "Token gaps that were too long, by what made them so"
+        yield self._family(CounterMetricFamily, names.MISSES, text, (*labels, names.CAUSE), causes)
+        left = [
+            (key, g.mean_slack_s / n.mean_step_s) for key, g in rows if g.mean_slack_s is not None and n.mean_step_s
+        ]
+        text = "Time left when a token left, moving mean, in mean steps"
+        yield self._family(GaugeMetricFamily, names.EFFECTIVE_THETA, text, labels, left)
 
     def _steps(self) -> Iterator[Metric]:
         kinds, counter = self._numbers.kinds, CounterMetricFamily
@@ -117,6 +148,10 @@ class EngineCollector(Collector):
         ):
             yield self._family(GaugeMetricFamily, name, text, (), [((), value)])
 
+        if live.theta is not None:
+            text = "Offset in force, in mean batches"
+            yield self._family(GaugeMetricFamily, names.THETA, text, (), [((), live.theta)])
+
     def _family(
         self,
         kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
@@ -131,8 +166,9 @@ class EngineCollector(Collector):
         return family
 
 
-def start(numbers: EngineNumbers, offset: int = 0) -> int | None:
-    """Serve `numbers`; the port, or None without LLMSERVICE_METRICS_PORT or when the port is taken.
+def start(numbers: EngineNumbers, explain: Callable[[], Any], offset: int = 0) -> int | None:
+    """Serve `numbers` on /metrics and what `explain` says on /debug/schedule; the port, or None without
+    LLMSERVICE_METRICS_PORT or when the port is taken.
 
     `offset` tells the engines of a data-parallel group apart.
     """
@@ -143,10 +179,33 @@ def start(numbers: EngineNumbers, offset: int = 0) -> int | None:
     registry.register(
         EngineCollector(numbers, os.environ.get(contract.ENV_SERVICE, ""), os.environ.get(contract.ENV_POOL, ""))
     )
-    port = int(wanted) + offset
+    port, host = int(wanted) + offset, os.environ.get(contract.ENV_METRICS_HOST, "0.0.0.0")
     try:
-        start_http_server(port, addr=os.environ.get(contract.ENV_METRICS_HOST, "0.0.0.0"), registry=registry)
+        server = make_server(host, port, _pages(registry, explain), _Server, _Quiet)
     except OSError as e:
         log.error("no engine metrics: port %d cannot be used (%s)", port, e)
         return None
+    Thread(target=server.serve_forever, name="llmservice-exporter", daemon=True).start()
     return port
+
+
+def _pages(registry: CollectorRegistry, explain: Callable[[], Any]) -> WSGIApplication:
+    metrics: WSGIApplication = make_wsgi_app(registry)
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO") != contract.PATH_SCHEDULE:
+            return metrics(environ, start_response)
+        body = json.dumps(explain()).encode()
+        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    return app
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """A scrape every few seconds is no news."""

@@ -13,8 +13,10 @@ from threading import Lock
 
 from llmservice_core.latency import Work
 from llmservice_core.metric_names import FEATURES, KINDS
+from llmservice_serving.engine_misses import Gaps
 
 PAIRS = tuple((i, j) for i in range(len(FEATURES)) for j in range(i, len(FEATURES)))
+MEAN_GAIN = 0.01
 MAX_SERIES = 64
 """Class and target come from requests: a client must not be able to create series without end."""
 
@@ -40,6 +42,8 @@ class Live:
     hidden: int
     unpulled_blocks: int
     kv_usage: float
+    theta: float | None = None
+    """Offset in force, of a policy that has one."""
 
 
 @dataclass(slots=True)
@@ -50,15 +54,6 @@ class KindSums:
     seconds: float = 0.0
     xx: list[float] = field(default_factory=lambda: [0.0] * len(PAIRS))
     xy: list[float] = field(default_factory=lambda: [0.0] * len(FEATURES))
-
-
-@dataclass(slots=True)
-class Gaps:
-    """Token gaps of one class against one target. Counted without the lock, once per token: `events` moves first, so a
-    reader takes `good` first and never sees more good ones than there were."""
-
-    events: int = 0
-    good: int = 0
 
 
 def kind_of(w: Work) -> str:
@@ -94,6 +89,7 @@ class EngineNumbers:
         self.steps = 0
         self.bad_xargs = 0
         self.hidden_decodes = 0
+        self.mean_step_s = 0.0
         self.paced_steps = 0
         self.pace_overruns = 0
         self.pace_late_s = 0.0
@@ -105,6 +101,7 @@ class EngineNumbers:
         first = int((w.tokens - 1) // width) * width + 1
         with self.lock:
             self.steps += 1
+            self.mean_step_s += max(MEAN_GAIN, 1 / self.steps) * (seconds - self.mean_step_s)
             sums = self.kinds[kind_of(w)]
             sums.steps += 1
             sums.seconds += seconds
@@ -122,7 +119,7 @@ class EngineNumbers:
         with self.lock:
             if key not in self.gaps and len(self.gaps) >= MAX_SERIES:
                 del self.gaps[next(iter(self.gaps))]
-            gaps = self.gaps.pop(key, Gaps())
+            gaps = self.gaps.pop(key, None) or Gaps(target_s=target_s)
             self.gaps[key] = gaps  # the newest is the last
             return gaps
 

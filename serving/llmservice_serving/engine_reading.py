@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmservice_core.latency import Work
+from llmservice_core.policy_slai import Slai
 from llmservice_serving.engine_numbers import Limits, Live
 
 TILE_TOKENS, BIN_TOKENS = 128, 64
@@ -25,11 +27,37 @@ def live_of(scheduler: Any, hidden: int, unpulled: Mapping[str, int]) -> Live:
     """Called from the exporter's thread: copies first, counts then."""
     running = list(scheduler.running)
     prefills = sum(r.is_prefill_chunk for r in running)
+    usage, policy = scheduler.kv_cache_manager.usage, scheduler.driver.policy if scheduler.driver else None
     return Live(
         waiting=len(scheduler.waiting) + len(scheduler.kv_holding_waiting),
         prefills=prefills,
         decodes=len(running) - prefills,
         hidden=hidden,
         unpulled_blocks=sum(list(unpulled.values())),
-        kv_usage=scheduler.kv_cache_manager.usage,
+        kv_usage=usage,
+        theta=policy.theta(usage) if isinstance(policy, Slai) else None,
+    )
+
+
+def step_work(requests: Mapping[str, Any], scheduled: Mapping[str, int], most_decode_tokens: int) -> Work:
+    """latency.batch_work over what was scheduled, before the requests' counters move. Once per request and step, so the
+    loop is here and has no call in it."""
+    new = attention = context = chunks = decodes = kv = 0
+    for request_id, q in scheduled.items():
+        c = requests[request_id].num_computed_tokens
+        if q <= most_decode_tokens and c:
+            decodes += q
+            kv += c + q
+        else:
+            new += q
+            attention += q * (c + q / 2)
+            context += c + q
+            chunks += 1
+    return Work(
+        new_tokens=new,
+        attention_tokens2=attention,
+        context_tokens=context,
+        chunks=chunks,
+        decodes=decodes,
+        decode_kv_tokens=kv,
     )

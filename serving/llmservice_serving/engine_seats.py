@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from llmservice_core.steps import Policy, Task
-from llmservice_serving.engine_numbers import EngineNumbers, Gaps
+from llmservice_serving.engine_misses import Gaps, StepFacts, cause
+from llmservice_serving.engine_numbers import EngineNumbers
 from llmservice_serving.engine_targets import parse
 
 log = logging.getLogger("vllm.llmservice")
@@ -23,22 +25,23 @@ class Seat(Task):
     request: Any
     gaps: Gaps | None = None
     was_admitted: bool = False
+    sat_out: int = 0
+    """Steps since its last token that a plan let it sit out."""
+    preemptions: int = 0
+    """Those that were seen to have made a token late."""
 
-    def count(self, now_s: float, tokens: int) -> None:
-        """Count the gap before each token. Tokens of one step leave together: only the first of them has a gap."""
-        last_s, target_s = self.last_token_s, self.tbt_s
-        self.last_token_s = now_s
-        if self.gaps is None or target_s is None:
-            return
-        events = tokens - (last_s is None)
-        self.gaps.events += events
-        self.gaps.good += events - (last_s is not None and now_s - last_s > target_s)
+    def missed(self, gaps: Gaps, step: StepFacts) -> None:
+        """Its token came too late with this step: count what made it so."""
+        preemptions = self.request.num_preemptions
+        was_preempted, self.preemptions = preemptions > self.preemptions, preemptions
+        gaps.misses[cause(was_preempted=was_preempted, sat_out=self.sat_out, target_s=gaps.target_s, step=step)] += 1
 
     def back_in_line(self) -> None:
         """It waits: for the first time, or because it was pre-empted."""
         params = self.request.kv_transfer_params
         self.is_remote = bool(params and params.get("do_remote_prefill"))
         self.is_started, self.computed = False, 0
+        self.produced = self.request.num_output_tokens
         self.prompt_tokens = self.request.num_tokens - self.produced
 
 
@@ -48,17 +51,17 @@ class Seats:
     def __init__(self) -> None:
         self.numbers: EngineNumbers | None = None
         self.policy: Policy | None = None
-        self._seats: dict[str, Seat] = {}
+        self.by_id: dict[str, Seat] = {}
         self._targets: Counter[float] = Counter()
         self._serial = count()
         self._has_complained = False
 
     def __len__(self) -> int:
-        return len(self._seats)
+        return len(self.by_id)
 
     def of(self, request: Any) -> Seat:
         """The seat of a request, made at first sight."""
-        known = self._seats.get(request.request_id)
+        known = self.by_id.get(request.request_id)
         return known if known is not None else self._make(request)
 
     @property
@@ -88,7 +91,7 @@ class Seats:
             self._targets[t.tbt_s] += 1
             if self.numbers is not None:
                 seat.gaps = self.numbers.gaps_of(t.class_name, t.tbt_s)
-        self._seats[request.request_id] = seat
+        self.by_id[request.request_id] = seat
         if self.policy is not None:
             self.policy.joined(seat)
         return seat
@@ -104,7 +107,7 @@ class Seats:
 
     def admitted(self, request_id: str) -> None:
         """Its tokens are in the step that was just formed, and were in none before (or before it was pre-empted)."""
-        seat = self._seats.get(request_id)
+        seat = self.by_id.get(request_id)
         if seat is None:
             return
         seat.is_started = True
@@ -112,18 +115,42 @@ class Seats:
             self.policy.admitted(seat)
         seat.was_admitted = True
 
-    def served(self, request_id: str, tokens: int, *, now_s: float, kv_usage: float) -> None:
-        """Tokens of a request left the engine at `now_s`: count the gap, tell the policy."""
-        seat = self._seats.get(request_id)
-        if seat is None or not tokens:
-            return
-        seat.produced += tokens
-        seat.count(now_s, tokens)
-        if self.policy is not None:
-            self.policy.served(seat, tokens, now_s=now_s, kv_usage=kv_usage)
+    def served(self, request_ids: Sequence[str], tokens: Sequence[Sequence[int]], step: StepFacts) -> None:
+        """Tokens of these requests left the engine with this step: count the gaps before them, tell the policy.
+
+        Once per request and step: requests of one class that were last served together have the same gap, so it is
+        counted once for each run of them. Further tokens of a request in one step have no gap: they are in time.
+        """
+        seats, now_s, heard = self.by_id, step.ended_s, []
+        run: list[Seat] = []
+        run_gaps, run_last_s = None, None
+        for request_id, new in zip(request_ids, tokens, strict=False):
+            seat = seats.get(request_id) if new else None
+            if seat is None:
+                continue
+            n, gaps, last_s = len(new), seat.gaps, seat.last_token_s
+            seat.produced += n
+            seat.last_token_s = now_s
+            heard.append(seat)
+            if gaps is None:
+                continue
+            if n > 1:
+                gaps.in_time(n - 1)
+            if gaps is not run_gaps or last_s != run_last_s:
+                _count(run_gaps, run_last_s, run, step)
+                run, run_gaps, run_last_s = [], gaps, last_s
+            run.append(seat)
+        _count(run_gaps, run_last_s, run, step)
+        if self.policy is not None and heard:
+            self.policy.served(heard, now_s=now_s, kv_usage=step.kv_usage)
+
+    def sit_out(self, request_ids: Iterable[str]) -> None:
+        """These got nothing in a step, by a plan."""
+        for request_id in request_ids:
+            self.by_id[request_id].sat_out += 1
 
     def leave(self, request_id: str, *, is_complete: bool) -> None:
-        seat = self._seats.pop(request_id, None)
+        seat = self.by_id.pop(request_id, None)
         if seat is None:
             return
         if seat.tbt_s is not None:
@@ -132,3 +159,12 @@ class Seats:
                 del self._targets[seat.tbt_s]
         if self.policy is not None:
             self.policy.left(seat, is_complete=is_complete)
+
+
+def _count(gaps: Gaps | None, last_s: float | None, run: Sequence[Seat], step: StepFacts) -> None:
+    """Seats whose last tokens left together at `last_s`; None: these are their first, which have no gap."""
+    if gaps is not None and last_s is not None and gaps.count(step.ended_s - last_s, len(run)):
+        for seat in run:
+            seat.missed(gaps, step)
+    for seat in run:
+        seat.sat_out = 0

@@ -22,6 +22,10 @@ class StepTimes:
         self._learned_at = 0
 
     @property
+    def source(self) -> str:
+        return "paced" if self._paced is not None else "learned"
+
+    @property
     def believed(self) -> StepTime | None:
         """None: not known yet."""
         if self._paced is not None:

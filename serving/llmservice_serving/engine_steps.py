@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmservice_core.latency import Work
+from llmservice_core.steps import StepPlan
 from llmservice_serving.engine_numbers import EngineNumbers
 from llmservice_serving.pace import Pace
 
@@ -25,6 +27,9 @@ class Flight:
     started_s: float
     ticket: object = None
     work: Work = NOTHING
+    plan: StepPlan | None = None
+    sat_out: Sequence[str] = ()
+    """Requests that the plan gave nothing."""
 
 
 class StepClock:

@@ -25,15 +25,17 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from llmservice_core import contract
-from llmservice_core.latency import Work, batch_work
-from llmservice_serving import engine_exporter, engine_settings, pace
+from llmservice_core.latency import Work
+from llmservice_serving import engine_exporter, engine_settings, engine_trace, pace
 from llmservice_serving.engine_driver import Driver
+from llmservice_serving.engine_explain import explain
+from llmservice_serving.engine_misses import StepFacts
 from llmservice_serving.engine_numbers import EngineNumbers
 from llmservice_serving.engine_queue import PromptQueue
-from llmservice_serving.engine_reading import limits_of, live_of
+from llmservice_serving.engine_reading import limits_of, live_of, step_work
 from llmservice_serving.engine_seats import Seats
 from llmservice_serving.engine_step_times import StepTimes
-from llmservice_serving.engine_steps import StepClock
+from llmservice_serving.engine_steps import Flight, StepClock
 
 log = logging.getLogger("vllm.llmservice")
 COMPLETE = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
@@ -55,7 +57,7 @@ class SLAI(Scheduler):  # type: ignore[misc]
         is_async = config is not None and bool(config.scheduler_config.async_scheduling)
         made: SLAI = object.__new__(_AsyncSLAI if is_async and cls is SLAI else cls)
         made._seats, made._clock = Seats(), StepClock()
-        made._is_stuck, made._left_out, made._usage, made._unpulled = False, 0, 0.0, {}
+        made._is_stuck, made._left_out, made._unpulled = False, 0, {}
         return made
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -74,7 +76,8 @@ class SLAI(Scheduler):  # type: ignore[misc]
             self.waiting = PromptQueue(policy, self._seats.of)
             times = StepTimes(numbers, self._clock.pace.duration_s if self._clock.pace else None)
             self.driver = Driver(policy, settings, self._seats, times, numbers.limits.tile_tokens)
-        port = engine_exporter.start(numbers, self.parallel_config.data_parallel_index)
+        self._trace = engine_trace.from_environment()
+        port = engine_exporter.start(numbers, lambda: explain(self), self.parallel_config.data_parallel_index)
         name, how = self.driver.policy.name if self.driver else "fcfs", os.environ.get(contract.ENV_PACE)
         log.info("policy %s, async %s, pace %s, metrics port %s", name, isinstance(self, AsyncScheduler), how, port)
 
@@ -126,20 +129,24 @@ class SLAI(Scheduler):  # type: ignore[misc]
             if driver is not None:
                 self.waiting.offer_all()
         if driver is not None:
-            self._note(driver, output)
+            self._note(driver, flight, output)
         return output
 
     def _plan(self, driver: Driver, now_s: float) -> None:
         is_paused = self.pause_state != PauseState.UNPAUSED
-        driver.decide(self, now_s, self._clock.last_s, self._clock.last_s, is_stuck=self._is_stuck or is_paused)
+        pending_s = self._clock.last_s if isinstance(self, AsyncScheduler) else 0.0
+        driver.decide(self, now_s, self._clock.last_s, pending_s, is_stuck=self._is_stuck or is_paused)
 
-    def _note(self, driver: Driver, output: SchedulerOutput) -> None:
+    def _note(self, driver: Driver, flight: Flight, output: SchedulerOutput) -> None:
         scheduled = output.num_scheduled_tokens
         for new in output.scheduled_new_reqs:
             self._seats.admitted(new.req_id)
         for request_id in output.scheduled_cached_reqs.resumed_req_ids:
             self._seats.admitted(request_id)
-        self._left_out = sum(r.request_id not in scheduled for r in driver.hidden)
+        flight.plan = driver.plan
+        flight.sat_out = [r.request_id for r in driver.hidden if r.request_id not in scheduled]
+        self._left_out = len(flight.sat_out)
+        self._seats.sit_out(flight.sat_out)
         if self._clock.numbers is not None:
             self._clock.numbers.hidden_decodes += self._left_out
         # Something was held back and yet nothing ran: it is stuck, so the next step holds back nothing.
@@ -213,25 +220,28 @@ class SLAI(Scheduler):  # type: ignore[misc]
 
     def _work(self, output: SchedulerOutput) -> Work:
         """The step's sums, before the requests' counters move."""
-        tokens = output.num_scheduled_tokens.items()
-        return batch_work(((q, self.requests[i].num_computed_tokens) for i, q in tokens), 1 + self.num_spec_tokens)
+        return step_work(self.requests, output.num_scheduled_tokens, 1 + self.num_spec_tokens)
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
-        flight = self._clock.land(scheduler_output)
+        flight, clock = self._clock.land(scheduler_output), self._clock
         if self.driver is not None and flight.work.tokens:
             believed = self.driver.times.believed
-            self.driver.policy.stepped(flight.work, self._clock.last_s, believed(flight.work) if believed else None)
-        self._usage = self.kv_cache_manager.usage
+            self.driver.policy.stepped(flight.work, clock.last_s, believed(flight.work) if believed else None)
+        tokens = model_runner_output.sampled_token_ids
+        if tokens:
+            step = StepFacts(
+                ended_s=clock.ended_s,
+                seconds=clock.last_s,
+                has_prompts=flight.work.chunks > 0,
+                kv_usage=self.kv_cache_manager.usage,
+            )
+            self._seats.served(model_runner_output.req_ids, tokens, step)
+        if self._trace is not None and flight.work.tokens:
+            scheduled = scheduler_output.num_scheduled_tokens
+            self._trace.step(flight, clock.ended_s - clock.last_s, clock.ended_s, scheduled, self._seats.by_id)
         result = super().update_from_output(scheduler_output, model_runner_output)
-        self._clock.rest(flight, has_more=self.get_num_unfinished_requests() > 0)
+        clock.rest(flight, has_more=self.get_num_unfinished_requests() > 0)
         return result
-
-    def _update_request_with_output(
-        self, request: Request, new_token_ids: list[int], is_stale: bool = False
-    ) -> tuple[list[int], bool]:
-        tokens, stopped = super()._update_request_with_output(request, new_token_ids, is_stale=is_stale)
-        self._seats.served(request.request_id, len(tokens), now_s=self._clock.ended_s, kv_usage=self._usage)
-        return tokens, stopped
 
 
 class _AsyncSLAI(SLAI, AsyncScheduler):  # type: ignore[misc]

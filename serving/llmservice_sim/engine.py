@@ -270,8 +270,8 @@ class Engine:
         served = [job for job in batch.tokens if not job.is_prefill]
         for job in served:
             job.token(now_s)
-            if policy is not None:
-                policy.served(job, 1, now_s=now_s, kv_usage=usage)
+        if policy is not None:
+            policy.served(served, now_s=now_s, kv_usage=usage)
         done = [job for job in served if job.is_done]
         if done:
             self._leave(done)

@@ -186,7 +186,7 @@ class TestVtc:
             else:
                 task = queued_tasks.pop(0)
                 vtc.admitted(task)
-                vtc.served(task, 1, now_s=0.0, kv_usage=0.5)
+                vtc.served([task], now_s=0.0, kv_usage=0.5)
                 vtc.left(task, is_complete=True)
             assert all(vtc.counters.of(t) >= value for t, value in before.items())
 

@@ -17,7 +17,7 @@ from tests.core.scenes import RELAXED, STRICT, Named, chunks, decode, names, pro
 def latest(tbt_s: float | None, *, batch_s: float = 0.046, usage: float = 0.5, **settings: Any) -> float:
     slai, task = Slai(**settings), decode("d", tbt_s=tbt_s)
     slai.stepped(Work(new_tokens=512, chunks=1), batch_s, None)
-    slai.served(task, 1, now_s=10.0, kv_usage=usage)
+    slai.served([task], now_s=10.0, kv_usage=usage)
     return task.latest_start_s
 
 

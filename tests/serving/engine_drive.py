@@ -4,7 +4,7 @@ python engine_drive.py signatures
 python engine_drive.py drive CLASS,POLICY,sync|async|fenced,KV_BLOCKS ...     CLASS: ours | stock; one result for each
                        fenced: async, and freed blocks wait for steps in flight, as with a KV connector on a GPU
 python engine_drive.py pause                                       steps of a paused engine that has work
-python engine_drive.py cost CLASS POLICY RUNNING                   microseconds of CPU per step, pure decode
+python engine_drive.py cost RUNNING WAITING CLASS,POLICY ...       microseconds of CPU per step
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -30,7 +31,10 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from llmservice_core.step_models import step_model
+
 BLOCK, BUDGET = 16, 128
+COST_ROUNDS, COST_STEPS = 15, 8
 MODEL = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmservice" / "models" / "tiny"
 
 
@@ -48,9 +52,9 @@ def parameters(function: Any) -> list[str]:
             for p in inspect.signature(function).parameters.values()]  # fmt: skip
 
 
-def scheduler(which: str, *, is_async: bool, blocks: int, seqs: int = 16) -> Any:
+def scheduler(which: str, *, is_async: bool, blocks: int, seqs: int = 16, budget: int = BUDGET) -> Any:
     model = ModelConfig(model=str(MODEL), dtype="float32", seed=0, max_model_len=2048, enforce_eager=True)
-    plan = SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=max(BUDGET, seqs), max_model_len=2048,
+    plan = SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=max(budget, seqs), max_model_len=2048,
                            enable_chunked_prefill=True, is_encoder_decoder=False,
                            async_scheduling=is_async)  # fmt: skip
     cache = CacheConfig(block_size=BLOCK, gpu_memory_utilization=0.9, cache_dtype="auto", enable_prefix_caching=False)
@@ -158,23 +162,46 @@ def arrivals() -> Iterator[Request]:
         yield request(f"r{i}", 20 + 53 * i % 400, 5 + 11 * i % 60, (None, 0.5, 0.05, 0.5)[i % 4])
 
 
-def cost(which: str, running: int) -> dict[str, float]:
-    s = scheduler(which, is_async=False, blocks=30_000, seqs=running)
-    requests = {f"r{i}": request(f"r{i}", 4, 1500, 0.5) for i in range(running)}
-    for r in requests.values():
-        s.add_request(r)
-    spent, steps = 0.0, 600
-    for step in range(steps + 100):
+class Loop:
+    """One scheduler without a model, full of decodes that never end, and prompts of one token's answer that stream
+    through the one seat that is left. Targets that nobody can meet: no decode may wait, so that every step is full."""
+
+    def __init__(self, which: str, policy: str, running: int, waiting: int) -> None:
+        os.environ["LLMSERVICE_POLICY"] = policy
+        seats = running + (1 if waiting else 0)
+        self.s = scheduler(which, is_async=False, blocks=70_000, seqs=seats, budget=running + 256)
+        if getattr(self.s, "driver", None):
+            self.s.driver.times._paced = step_model("rtx4090-mistral-7b").work_s
+        self.requests = {f"r{i}": request(f"r{i}", 4, 1900, 1e-4) for i in range(running)}
+        for r in self.requests.values():
+            self.s.add_request(r)
+        for _ in range(10):
+            self.step()
+        for i in range(waiting):
+            self.requests[f"w{i}"] = request(f"w{i}", 100 + i % 700, 1, 1e-4)
+            self.s.add_request(self.requests[f"w{i}"])
+
+    def step(self) -> float:
+        """CPU seconds of schedule() and update_from_output(), nothing else."""
         began = time.thread_time()
-        output = s.schedule()
+        output = self.s.schedule()
         between = time.thread_time()
-        output.samples = {i: not requests[i].is_prefill_chunk for i in output.num_scheduled_tokens}
-        answer = result(output, requests)
+        output.samples = {i: not self.requests[i].is_prefill_chunk for i in output.num_scheduled_tokens}
+        answer = result(output, self.requests)
         resumed = time.thread_time()
-        s.update_from_output(output, answer)
-        if step >= 100:
-            spent += between - began + time.thread_time() - resumed
-    return {"us_per_step": spent / steps * 1e6}
+        self.s.update_from_output(output, answer)
+        return between - began + time.thread_time() - resumed
+
+
+def cost(running: int, waiting: int, kinds: list[str]) -> dict[str, float]:
+    """Microseconds of CPU per step of each kind, the median over rounds taken in turn: what else the machine does falls
+    on all alike."""
+    loops = {kind: Loop(*kind.split(","), running, waiting) for kind in kinds}
+    rounds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(COST_ROUNDS):
+        for kind, loop in loops.items():
+            rounds[kind].append(sum(loop.step() for _ in range(COST_STEPS)) / COST_STEPS)
+    return {kind: median(seconds) * 1e6 for kind, seconds in rounds.items()}
 
 
 def main(arguments: list[str]) -> Any:
@@ -185,9 +212,8 @@ def main(arguments: list[str]) -> Any:
             return [_drive(*run.split(",")) for run in runs]
         case ["pause"]:
             return pause()
-        case ["cost", which, policy, running]:
-            os.environ["LLMSERVICE_POLICY"] = policy
-            return cost(which, int(running))
+        case ["cost", running, waiting, *kinds]:
+            return cost(int(running), int(waiting), kinds)
     raise SystemExit(__doc__)
 
 

@@ -23,13 +23,13 @@ def require_engine_environment() -> None:
     pytest.skip(message)
 
 
-def run_inside(script: Path, *arguments: str) -> Any:
+def run_inside(script: Path, *arguments: str, timeout_s: float = 120) -> Any:
     """Run a script in the engine environment; what it prints as its last line is JSON."""
     outer = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LLMSERVICE_"))}
     inner = {**outer, "PYTHONPATH": str(env.ROOT / "serving"), "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [str(env.ensure() / "bin" / "python"), str(script), *arguments],
-        env=inner, capture_output=True, text=True, timeout=120, check=False,
+        env=inner, capture_output=True, text=True, timeout=timeout_s, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -13,6 +13,7 @@ from llmservice_core.policy_orders import Sarathi
 from llmservice_core.step_models import step_model
 from llmservice_core.steps import Task
 from llmservice_serving import engine_steps, pace
+from llmservice_serving.engine_misses import CAUSES, StepFacts
 from llmservice_serving.engine_numbers import MAX_SERIES, PAIRS, EngineNumbers, Limits, Live, features, kind_of
 from llmservice_serving.engine_seats import Seat, Seats
 from llmservice_serving.engine_steps import StepClock
@@ -187,8 +188,18 @@ def request(extra: dict[str, Any] | None) -> Any:
     """What Seats reads of vLLM's."""
     params = SimpleNamespace(extra_args=extra)
     return SimpleNamespace(
-        request_id="r", num_tokens=7, sampling_params=params, arrival_time=time.time(), priority=0, max_tokens=9
+        request_id="r",
+        num_tokens=7,
+        sampling_params=params,
+        arrival_time=time.time(),
+        priority=0,
+        max_tokens=9,
+        num_preemptions=0,
     )
+
+
+def step(ended_s: float, **facts: Any) -> StepFacts:
+    return StepFacts(**{"ended_s": ended_s, "seconds": 0.05, "has_prompts": False, "kv_usage": 0.5, **facts})
 
 
 class TestSeats:
@@ -201,7 +212,7 @@ class TestSeats:
         seats.numbers = numbers()
         seat = self.seat(seats)
         for now_s in times_s:
-            seats.served("r", tokens, now_s=now_s, kv_usage=0.0)
+            seats.served(["r"], [[7] * tokens], step(now_s))
         assert seat.gaps is not None
         return seat.gaps.events, seat.gaps.good
 
@@ -236,6 +247,30 @@ class TestSeats:
         assert seats.tightest_tbt_s == 0.1
         seats.leave("r", is_complete=True)
         assert (len(seats), seats.tightest_tbt_s) == (0, None)
+
+    @pytest.mark.parametrize(
+        ("facts", "sat_out", "preemptions", "cause"),
+        [
+            pytest.param({"has_prompts": True, "seconds": 0.2, "kv_usage": 1.0}, 3, 1, "preemption", id="first of all"),
+            pytest.param({"has_prompts": True, "seconds": 0.2, "kv_usage": 1.0}, 3, 0, "prefill", id="long step"),
+            pytest.param({"has_prompts": True, "seconds": 0.05}, 3, 0, "held_back", id="it sat out steps"),
+            pytest.param({"kv_usage": 0.97}, 0, 0, "kv_pressure", id="full cache"),
+            pytest.param({"seconds": 0.2}, 0, 0, "overload", id="too much to do"),
+        ],
+    )
+    def test_a_late_token_has_one_cause(
+        self, facts: dict[str, Any], sat_out: int, preemptions: int, cause: str
+    ) -> None:
+        seats = Seats()
+        seats.numbers = numbers()
+        seat = self.seat(seats)
+        seats.served(["r"], [[7]], step(1.0))
+        seat.sat_out, seat.request.num_preemptions = sat_out, preemptions
+        seats.served(["r"], [[7]], step(1.25, **facts))
+        seats.served(["r"], [[7]], step(1.3))
+        assert seat.gaps is not None
+        assert seat.gaps.misses == {name: int(name == cause) for name in CAUSES}
+        assert (seat.gaps.slack[0], sum(seat.gaps.slack), seat.sat_out) == (1, 2, 0)
 
     def test_the_policy_hears_of_each_request_once(self) -> None:
         heard: list[str] = []

@@ -5,11 +5,17 @@ Five processes are started once for the file (about a minute). fp32 and greedy: 
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import httpx
@@ -17,12 +23,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from e2e.engine import local
+from llmservice_core import contract
 from llmservice_core import metric_names as names
 from llmservice_core.step_models import step_model
 from llmservice_serving.engine_step_times import ENOUGH_STEPS
 from tests.serving.engine_room import require_engine_environment
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+TRACE = Path(gettempdir()) / f"llmservice-trace-{os.getpid()}.json"
 PACE_MODEL, SCALE = "rtx4090-mistral-7b", 8
 RELAXED = {"class": "batch", "ttft_s": 30.0, "tbt_s": 0.5, "age_s": 0.01}
 STRICT = {"class": "interactive", "ttft_s": 0.5, "tbt_s": 0.1, "age_s": 0.0}
@@ -54,8 +62,10 @@ def site() -> Iterator[Site]:
                       service="site/chat"),
         local.Options(port=next(port), metrics_port=next(port), max_batched_tokens=64,
                       pace=f"{PACE_MODEL},scale={SCALE}"),
-        local.Options(port=next(port), metrics_port=next(port), policy="slai-plus", max_batched_tokens=768),
+        local.Options(port=next(port), metrics_port=next(port), policy="slai-plus", max_batched_tokens=768,
+                      env={contract.ENV_TRACE: str(TRACE)}),
     )  # fmt: skip
+    TRACE.unlink(missing_ok=True)
     with local.engines(*options) as started:
         yield Site(*started)
 
@@ -126,7 +136,7 @@ def test_same_tokens_as_stock_while_decodes_are_hidden(site: Site, expected: lis
 
 def test_same_tokens_as_stock_while_whole_steps_are_planned(site: Site, expected: list[list[int]]) -> None:
     """At first in SLAI's order; after some hundred steps the engine knows its own step times and plans with them."""
-    while sum(value(site.plus.metrics_url, names.STEPS, kind=kind) for kind in names.KINDS) < 2 * ENOUGH_STEPS:
+    while steps_of(site.plus) < 2 * ENOUGH_STEPS:
         assert all_at_once(site.plus)[0] == expected
     answers, hidden = all_at_once(site.plus)
     assert answers == expected
@@ -198,6 +208,54 @@ def test_nonsense_about_a_request_is_counted_and_kills_nothing(site: Site, bad: 
     before = value(site.decode.metrics_url, names.BAD_XARGS)
     assert len(token_ids(complete(site.decode, random_prompt(3, 20), 3, vllm_xargs=bad))) == 3
     assert value(site.decode.metrics_url, names.BAD_XARGS) == before + 1
+
+
+def test_a_live_engine_says_what_it_does_and_why(site: Site) -> None:
+    """Through the command, while twenty answers are under way."""
+    with ThreadPoolExecutor(20) as pool:
+        answers = [
+            pool.submit(complete, site.prefill, random_prompt(i, 300), 150, vllm_xargs=RELAXED) for i in range(20)
+        ]
+        time.sleep(0.7)
+        said = explain(site.prefill)
+        assert [len(token_ids(a.result())) for a in answers] == [150] * 20
+    places = {request["place"] for request in said["requests"]}
+    assert said["policy"] == "slai"
+    assert {"runs", "queued"} & places
+    assert len(said["requests"]) == 20
+    assert all(request["tbt_s"] == 0.5 and request["class"] == "batch" for request in said["requests"])
+    streaming = [r for r in said["requests"] if r["produced_tokens"]]
+    assert all(r["slack_s"] == pytest.approx(0.5 - r["since_last_token_s"]) for r in streaming)
+    assert explain(site.prefill)["requests"] == []
+
+
+def explain(engine: local.Engine) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "llmservice_cli.main", "engine", "explain", engine.metrics_url, "--json"],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_trace_shows_every_step_and_every_token(site: Site) -> None:
+    """Of the engine that learned its step times; the file is an array that is never closed."""
+    before = steps_of(site.plus)
+    complete(site.plus, random_prompt(900, 700), 30, vllm_xargs=STRICT)
+    events = json.loads(TRACE.read_text().rstrip().rstrip(",") + "]")
+    steps = [e for e in events if e["ph"] == "X" and e["tid"] == 0]
+    assert len(steps) == steps_of(site.plus) > before
+    tracks = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
+    own = max(tracks)
+    assert tracks[own].startswith("interactive 700 tokens, TBT 0.1 s")
+    mine = [e["name"] for e in events if e["ph"] == "X" and e["tid"] == own]
+    assert mine == ["prefill 700", *["decode"] * 29]
+    assert all(e["dur"] > 0 for e in steps)
+    assert any("predicted_ms" in e["args"] for e in steps), "no step was planned"
+
+
+def steps_of(engine: local.Engine) -> float:
+    return sum(value(engine.metrics_url, names.STEPS, kind=kind) for kind in names.KINDS)
 
 
 def test_an_aborted_client_leaves_no_trace(site: Site) -> None:
