@@ -34,7 +34,7 @@ class Trace:
     def step(
         self, flight: Flight, started_s: float, ended_s: float, scheduled: Mapping[str, int], seats: Mapping[str, Any]
     ) -> None:
-        """A step has ended. `scheduled`: tokens by request; seats that are gone by now are left out."""
+        """A step has ended, its tokens not counted yet. `scheduled`: tokens by request; who is gone is left out."""
         if self._file is None:
             return
         at_us, us = round(started_s * 1e6), round((ended_s - started_s) * 1e6)
@@ -61,7 +61,7 @@ class Trace:
             name = f"{seat.service_class} {seat.prompt_tokens} tokens, TBT {seat.tbt_s or '-'} s ({request_id})"
             metadata = {"ph": "M", "name": "thread_name", "pid": 1, "tid": seat.serial + 1, "args": {"name": name}}
             self._event(metadata)
-        what = "waits" if not tokens else f"prefill {tokens}" if seat.produced == 0 else "decode"
+        what = "waits" if not tokens else "decode" if tokens == 1 and seat.produced else f"prefill {tokens}"
         self._slice(what, seat.serial + 1, at_us, us, {})
 
     def _slice(self, name: str, track: int, at_us: int, us: int, arguments: Mapping[str, Any]) -> None:

@@ -227,6 +227,9 @@ class SLAI(Scheduler):  # type: ignore[misc]
         if self.driver is not None and flight.work.tokens:
             believed = self.driver.times.believed
             self.driver.policy.stepped(flight.work, clock.last_s, believed(flight.work) if believed else None)
+        if self._trace is not None and flight.work.tokens:
+            scheduled = scheduler_output.num_scheduled_tokens
+            self._trace.step(flight, clock.ended_s - clock.last_s, clock.ended_s, scheduled, self._seats.by_id)
         tokens = model_runner_output.sampled_token_ids
         if tokens:
             step = StepFacts(
@@ -236,9 +239,6 @@ class SLAI(Scheduler):  # type: ignore[misc]
                 kv_usage=self.kv_cache_manager.usage,
             )
             self._seats.served(model_runner_output.req_ids, tokens, step)
-        if self._trace is not None and flight.work.tokens:
-            scheduled = scheduler_output.num_scheduled_tokens
-            self._trace.step(flight, clock.ended_s - clock.last_s, clock.ended_s, scheduled, self._seats.by_id)
         result = super().update_from_output(scheduler_output, model_runner_output)
         clock.rest(flight, has_more=self.get_num_unfinished_requests() > 0)
         return result
