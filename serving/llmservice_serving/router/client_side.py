@@ -24,16 +24,14 @@ def log_line(level: int, event: str, **facts: Any) -> None:
 
 def refusal_response(refusal: Refusal, request_id: str | None = None) -> web.Response:
     headers = {REQUEST_ID: request_id} if request_id else {}
-    if refusal.status == 503:
-        headers["Retry-After"] = "1"
-    return web.json_response(refusal.body(), status=refusal.status, headers=headers)
+    return web.json_response(refusal.body(), status=refusal.status, headers={**headers, **refusal.headers()})
 
 
 class ClientStream:
     """Nothing is sent before the first byte of an answer exists: until then a request may go to another engine."""
 
-    def __init__(self, request: web.Request, request_id: str):
-        self._request = request
+    def __init__(self, request: web.Request, request_id: str, stall_s: float):
+        self._request, self._stall_s = request, stall_s
         headers = {"Cache-Control": "no-cache", REQUEST_ID: request_id}
         self.response = web.StreamResponse(headers=headers)
         self.response.content_type = "text/event-stream"
@@ -44,19 +42,31 @@ class ClientStream:
         return self.response.prepared
 
     async def write(self, data: bytes) -> None:
+        """Returns once the data is in the socket's bounded buffer: a slow reader slows its engine's stream down.
+
+        One that takes nothing at all is cut off, for it holds an engine's KV.
+        """
         try:
-            if not self.is_open:
-                await self.response.prepare(self._request)
-            await self.response.write(data)
-        except (ConnectionError, RuntimeError) as error:
-            raise ClientGone(str(error)) from error
+            async with asyncio.timeout(self._stall_s):
+                if not self.is_open:
+                    await self.response.prepare(self._request)
+                await self.response.write(data)
+        except (TimeoutError, ConnectionError, RuntimeError) as error:
+            raise self._gone(error) from error
 
     async def end(self) -> web.StreamResponse:
         try:
-            await self.response.write_eof()
-        except (ConnectionError, RuntimeError) as error:
-            raise ClientGone(str(error)) from error
+            async with asyncio.timeout(self._stall_s):
+                await self.response.write_eof()
+        except (TimeoutError, ConnectionError, RuntimeError) as error:
+            raise self._gone(error) from error
         return self.response
+
+    def _gone(self, error: Exception) -> ClientGone:
+        """What a client did not take in time is dropped with its connection."""
+        if isinstance(error, TimeoutError) and self._request.transport is not None:
+            self._request.transport.abort()
+        return ClientGone(f"{type(error).__name__}: {error}")
 
     async def fail(self, refusal: Refusal) -> web.StreamResponse:
         """A last event that OpenAI clients raise as an error, then a clean close without [DONE]."""
