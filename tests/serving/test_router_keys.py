@@ -1,0 +1,179 @@
+"""What a Secret of API keys may say, what is refused without a word of it, and how a folder is followed."""
+
+import hashlib
+import hmac
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmservice_serving.router import keys_dir
+from llmservice_serving.router.door import Door
+from llmservice_serving.router.keys import BadKeys, Keyring, Tenant, parse
+from tests.serving.router_keys import ACME, ACME_NEW, BETA, TENANTS, UNKNOWN, folder, mount
+
+
+def ring(**tenants: Any) -> Keyring:
+    return parse({name: yaml.safe_dump(said).encode() for name, said in tenants.items()})
+
+
+def found(keys: Keyring, key: str) -> Tenant:
+    tenant = keys.find(key)
+    assert tenant is not None
+    return tenant
+
+
+def test_each_key_of_a_tenant_finds_it_and_nothing_else_does() -> None:
+    keys = ring(acme={"keys": [ACME, ACME_NEW]}, beta={"keys": [BETA]})
+    assert [found(keys, key).name for key in (ACME, ACME_NEW, BETA)] == ["acme", "acme", "beta"]
+    for other in (UNKNOWN, ACME[:-1], ACME + " ", "", ACME.upper(), "\udcff"):
+        assert keys.find(other) is None
+
+
+def test_a_hash_stands_for_its_key_and_is_no_key_itself() -> None:
+    hashed = "sha256:" + hashlib.sha256(ACME.encode()).hexdigest()
+    keys = ring(acme={"keys": [hashed]})
+    assert found(keys, ACME) == found(ring(acme={"keys": [ACME]}), ACME)
+    assert keys.find(hashed) is None
+
+
+def test_json_is_yaml_too() -> None:
+    tenant = found(parse({"acme": b'{"keys": ["%s"], "tokensPerMinute": 5}' % ACME.encode()}), ACME)
+    assert (tenant.tokens_per_minute, tenant.classes, tenant.default_class) == (5, None, None)
+
+
+def test_both_ways_end_in_one_comparison_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, compared = ring(acme={"keys": [ACME]}), list[tuple[int, int]]()
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return a == b
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    assert keys.find(ACME)
+    assert not keys.find(UNKNOWN)
+    assert compared == [(32, 32)] * 2
+
+
+def test_no_key_is_kept_or_shown() -> None:
+    keys = ring(**TENANTS)
+    assert ACME not in repr(keys)
+    assert ACME not in repr(found(keys, ACME))
+    assert found(keys, ACME).salt_key.hex() not in repr(found(keys, ACME))
+
+
+def test_the_cache_salt_is_stable_and_of_one_tenant_and_service() -> None:
+    before, after = ring(**TENANTS), ring(acme={"keys": [ACME, ACME_NEW]}, beta=TENANTS["beta"])
+    salt = found(before, ACME).cache_salt("ns/chat")
+    assert salt == found(after, ACME_NEW).cache_salt("ns/chat"), "a second key changes nothing"
+    others = [found(before, BETA).cache_salt("ns/chat"), found(before, ACME).cache_salt("ns/other")]
+    others.append(found(ring(acme={"keys": [ACME_NEW]}), ACME_NEW).cache_salt("ns/chat"))
+    assert len({salt, *others}) == 4
+    assert len(salt) == 64, "vLLM takes 128 characters"
+    assert set(salt) <= set("0123456789abcdef")
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "not YAML": ({"acme": "keys: ["}, "acme is no YAML object"),
+    "a list": ({"acme": "- a"}, "acme is no YAML object"),
+    "bare key": ({"acme": ACME}, "acme is no YAML object"),
+    "empty": ({"acme": ""}, "acme is no YAML object"),
+    "unknown field": ({"acme": {"keys": [ACME], "class": "a"}}, "a field that is none of keys, classes"),
+    "no keys": ({"acme": {"keys": []}}, "acme has no keys"),
+    "keys missing": ({"acme": {"classes": ["a"]}}, "keys must be a list"),
+    "short key": ({"acme": {"keys": ["hunter2"]}}, "32 to 512 printable characters"),
+    "key with a space": ({"acme": {"keys": [ACME + " "]}}, "32 to 512 printable characters"),
+    "key with a line end": ({"acme": {"keys": [ACME + "\n"]}}, "32 to 512 printable characters"),
+    "number for a key": ({"acme": {"keys": [10**40]}}, "in quotes if digits only"),
+    "half a hash": ({"acme": {"keys": ["sha256:" + "a" * 40]}}, "64 hex digits"),
+    "no classes": ({"acme": {"keys": [ACME], "classes": []}}, "leave it out to allow all"),
+    "class is a number": ({"acme": {"keys": [ACME], "classes": [1]}}, "a list of names"),
+    "default not allowed": ({"acme": {"keys": [ACME], "classes": ["a"], "defaultClass": "b"}}, "one of its classes"),
+    "limit is text": ({"acme": {"keys": [ACME], "tokensPerMinute": "many"}}, "a whole number above 0"),
+    "limit is 0": ({"acme": {"keys": [ACME], "tokensPerMinute": 0}}, "a whole number above 0"),
+    "limit is true": ({"acme": {"keys": [ACME], "tokensPerMinute": True}}, "a whole number above 0"),
+    "one key, two tenants": ({"a": {"keys": [ACME]}, "b": {"keys": [ACME]}}, "a and b have a key in common"),
+    "key for a name": ({ACME.lower(): {"keys": [ACME]}}, "name is no tenant"),
+    "name with a dot": ({"a.yaml": {"keys": [ACME]}}, "name is no tenant"),
+    "too many": ({f"t{i}": "" for i in range(501)}, "at most 500 tenants"),
+}
+
+
+@pytest.mark.parametrize(("tenants", "words"), BAD.values(), ids=BAD.keys())
+def test_a_bad_secret_is_refused_whole_and_never_quoted(tmp_path: Path, tenants: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadKeys, match=words) as refused:
+        keys_dir.read(folder(tmp_path, {"good": {"keys": [BETA]}, **tenants}))
+    for secret in (ACME, ACME.lower(), "hunter2", BETA):
+        assert secret not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+@settings(deadline=None, max_examples=150)
+@given(entries=st.dictionaries(st.text(max_size=40), st.binary(max_size=60), max_size=4))
+def test_any_bytes_are_a_keyring_or_one_kind_of_error(entries: dict[str, bytes]) -> None:
+    try:
+        keys = parse(entries)
+    except BadKeys:
+        return
+    assert set(keys.tenants) == set(entries)
+
+
+def changed(door: Door, place: Path, seen: Any) -> Any:
+    """One look, as the router takes it."""
+    now, read = keys_dir.read_if_changed(place, seen)
+    if read is not None:
+        keys_dir.put(door, read)
+    return now
+
+
+def test_a_mounted_secret_is_read_again_when_its_link_moves(tmp_path: Path) -> None:
+    door = Door(has_keys=True)
+    place = mount(tmp_path, {"acme": {"keys": [ACME]}}, 1)
+    seen = changed(door, place, None)
+    first = door.keyring
+    assert changed(door, place, seen) == seen
+    assert door.keyring is first, "nothing is read while nothing changes"
+    mount(tmp_path, {"acme": {"keys": [ACME_NEW]}, "beta": TENANTS["beta"]}, 2)
+    changed(door, place, seen)
+    assert door.keyring is not None
+    assert sorted(door.keyring.tenants) == ["acme", "beta"]
+    assert door.keyring.find(ACME) is None
+
+
+def test_a_bad_change_keeps_the_last_good_keys_and_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    door, place = Door(has_keys=True), folder(tmp_path)
+    seen = changed(door, place, None)
+    (place / "acme").write_text("keys: [")
+    for _ in range(3):
+        seen = changed(door, place, None)
+    assert (door.state(None), door.keyring is not None) == ("stale", True)
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert "acme is no YAML object" in line
+    assert "the last good ones" in line
+    folder(tmp_path, {"acme": {"keys": [ACME_NEW]}})
+    changed(door, place, seen)
+    assert door.state(None) == "keys"
+
+
+def test_a_folder_that_is_not_there_lets_nobody_in_until_it_comes(tmp_path: Path) -> None:
+    door = Door(has_keys=True)
+    seen = changed(door, tmp_path / "keys", None)
+    assert (door.state(None), seen) == ("closed", None)
+    changed(door, folder(tmp_path), seen)
+    assert door.state(None) == "keys"
+    os.rename(tmp_path / "keys", tmp_path / "away")
+    changed(door, tmp_path / "keys", None)
+    assert door.state(None) == "stale"
+
+
+def test_a_file_too_large_for_a_secret_is_not_read(tmp_path: Path) -> None:
+    place = folder(tmp_path)
+    (place / "acme").write_bytes(b" " * (keys_dir.MOST_BYTES + 1))
+    with pytest.raises(BadKeys, match="larger than"):
+        keys_dir.read(place)
