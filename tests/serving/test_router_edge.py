@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from llmservice_core import metric_names as names
+from llmservice_serving.router.settings import Settings
 from tests.serving.router_fakes import Engine, Router, router, until
 from tests.serving.router_keys import ACME, bearer, folder
 
@@ -173,6 +174,14 @@ async def test_what_is_not_http_is_refused_and_quoted_nowhere(
         assert await denied(r, "bad_head") == 1
     logged = [record.getMessage() + str(record.exc_info) for record in caplog.records]
     assert not [text for text in (str(error), str(top), *logged) if ACME in text]
+
+
+def test_the_page_tells_the_limits_as_they_are() -> None:
+    page = (Path(__file__).parents[2] / "docs/access.md").read_text()
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `LLMSERVICE_ROUTER_")]
+    told = {row[1].strip(" `").removeprefix("LLMSERVICE_ROUTER_").lower(): float(row[2]) for row in rows}
+    assert len(told) == 6
+    assert told == {name: getattr(Settings(), name) for name in told}
 
 
 async def test_idle_connections_are_closed_in_the_end(tmp_path: Path) -> None:

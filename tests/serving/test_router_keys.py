@@ -16,6 +16,8 @@ from llmservice_serving.router.door import Door
 from llmservice_serving.router.keys import BadKeys, Keyring, Tenant, parse
 from tests.serving.router_keys import ACME, ACME_NEW, BETA, TENANTS, UNKNOWN, folder, mount
 
+ROOT = Path(__file__).parents[2]
+
 
 def ring(**tenants: Any) -> Keyring:
     return parse({name: yaml.safe_dump(said).encode() for name, said in tenants.items()})
@@ -120,6 +122,27 @@ def test_any_bytes_are_a_keyring_or_one_kind_of_error(entries: dict[str, bytes])
     except BadKeys:
         return
     assert set(keys.tenants) == set(entries)
+
+
+def secrets() -> dict[str, dict[str, str]]:
+    """What documentation and examples tell people to write."""
+    texts = [(ROOT / "examples/keys/secret.yaml").read_text()]
+    blocks = (ROOT / "docs/access.md").read_text().replace("<64 hex digits>", "0" * 64).split("```yaml\n")[1:]
+    texts += [block.split("```")[0] for block in blocks]
+    found = [yaml.safe_load(text) for text in texts]
+    return {s["metadata"]["name"]: s["stringData"] for s in found if s.get("kind") == "Secret"}
+
+
+def test_secrets_that_we_show_are_good() -> None:
+    shown = secrets()
+    assert sorted(shown) == ["chat-keys", "guarded-keys"]
+    for entries in shown.values():
+        assert len(parse({name: text.encode() for name, text in entries.items()}).tenants) == len(entries)
+    service = yaml.safe_load((ROOT / "examples/api-keys.yaml").read_text())
+    assert service["spec"]["router"]["access"] == {"apiKeysSecret": "guarded-keys"}
+    classes = {c["name"] for c in service["spec"]["classes"]}
+    keys = parse({name: text.encode() for name, text in shown["guarded-keys"].items()})
+    assert all(set(tenant.classes or ()) <= classes for tenant in keys.tenants.values())
 
 
 def changed(door: Door, place: Path, seen: Any) -> Any:
