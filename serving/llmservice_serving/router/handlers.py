@@ -46,9 +46,11 @@ class Handlers:
         task = asyncio.current_task()
         assert task is not None
         self._shared.running.add(task)
+        generation = Generation(self._shared, request)
         try:
-            return await Generation(self._shared, request).run()
+            return await generation.run()
         finally:
+            generation.close()
             self._shared.running.discard(task)
 
     async def models(self, request: web.Request) -> web.StreamResponse:
@@ -113,6 +115,9 @@ class Generation:
         self._count(200, "ok")
         log_line(logging.DEBUG, "ok", request=self._request_id, age_s=self._age_s())
         return response
+
+    def close(self) -> None:
+        self._stream.close()
 
     async def _answer(self) -> web.StreamResponse:
         try:
