@@ -269,6 +269,13 @@ async def test_what_can_never_fit_is_said_at_once(tmp_path: Path) -> None:
 FAILURES = [("error", ASK), ("error", STREAM), ("refuse", ASK), ("refuse", STREAM), ("stream_error", STREAM)]
 
 
+@pytest.mark.parametrize("change", [{"n": 10**400}, {"best_of": -(10**400)}, {"max_tokens": 10**400}])
+async def test_numbers_without_end_are_the_engines_to_refuse(tmp_path: Path, change: dict[str, Any]) -> None:
+    async with guarded(tmp_path, mixed=[Engine("m")]) as r:
+        assert await status(r, ACME, {**ASK, **change}) == 200
+        assert await status(r, GAMMA, {**ASK, **change}) in (200, 429)
+
+
 @pytest.mark.parametrize(("mode", "body"), [*FAILURES, ("cut", STREAM)])
 async def test_what_failed_is_given_back(tmp_path: Path, mode: str, body: dict[str, Any]) -> None:
     async with guarded(tmp_path, LIMITED, mixed=[Engine("m", mode=mode)], wait_for_endpoint_s=0.01) as r:

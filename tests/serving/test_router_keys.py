@@ -11,9 +11,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmservice_core.contract import ENV_KEYS_DIR
 from llmservice_serving.router import keys_dir
-from llmservice_serving.router.door import Door
+from llmservice_serving.router.door import Door, class_of
+from llmservice_serving.router.errors import Denied, Refusal
 from llmservice_serving.router.keys import BadKeys, Keyring, Tenant, parse
+from llmservice_serving.router.service_config import from_manifest
+from llmservice_serving.router.settings import read as read_settings
+from tests.serving.router_fakes import MANIFEST
 from tests.serving.router_keys import ACME, ACME_NEW, BETA, TENANTS, UNKNOWN, folder, mount
 
 ROOT = Path(__file__).parents[2]
@@ -200,3 +205,51 @@ def test_a_file_too_large_for_a_secret_is_not_read(tmp_path: Path) -> None:
     (place / "acme").write_bytes(b" " * (keys_dir.MOST_BYTES + 1))
     with pytest.raises(BadKeys, match="larger than"):
         keys_dir.read(place)
+
+
+CONFIG = from_manifest(MANIFEST)
+GUARDED = Door(has_keys=True)
+GUARDED.use(ring(**TENANTS))
+known = st.sampled_from([ACME, BETA, f"Bearer {ACME}", f"Bearer {ACME}x", "Bearer", "bearer  ", f"Basic {ACME}"])
+
+
+@settings(deadline=None, max_examples=200)
+@given(sent=st.lists(known | st.text(max_size=60), max_size=3))
+def test_only_one_right_header_comes_in_and_all_else_is_401(sent: list[str]) -> None:
+    if [text.strip() for text in sent] == [f"Bearer {ACME}"]:
+        tenant = GUARDED.who(sent, CONFIG)
+        assert tenant is not None
+        assert tenant.name == "acme"
+        return
+    with pytest.raises(Denied) as refused:
+        GUARDED.who(sent, CONFIG)
+    assert refused.value.status == 401
+    assert not any(key in str(refused.value.body()) for key in (ACME, BETA))
+
+
+names = st.sampled_from(["interactive", "batch", "gone"])
+
+
+@settings(deadline=None, max_examples=200)
+@given(allowed=st.none() | st.lists(names, min_size=1, unique=True), default=st.none() | names, asked=st.none() | names)
+def test_a_request_is_never_of_a_class_that_its_key_may_not_use(
+    allowed: list[str] | None, default: str | None, asked: str | None
+) -> None:
+    if default is not None and allowed is not None and default not in allowed:
+        default = None
+    tenant = Tenant(name="t", classes=tuple(allowed) if allowed else None, default_class=default, salt_key=bytes(32))
+    allowed_here = [c for c in ("interactive", "batch") if allowed is None or c in allowed]
+    wanted = asked or default
+    if wanted is None and (allowed is None or "batch" in allowed or allowed[0] in allowed_here):
+        wanted = "batch" if "batch" in allowed_here else allowed_here[0]
+    if wanted in allowed_here:
+        got = class_of(tenant, asked, CONFIG)
+        assert got.name == wanted
+        return
+    with pytest.raises(Refusal) as refused:
+        class_of(tenant, asked, CONFIG)
+    assert refused.value.status == (400 if asked == "gone" and (allowed is None or "gone" in allowed) else 403)
+
+
+def test_the_name_that_the_operator_writes_is_the_one_that_the_router_reads() -> None:
+    assert read_settings([], {ENV_KEYS_DIR: "/keys"}).keys_dir == "/keys"

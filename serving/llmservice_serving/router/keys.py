@@ -8,7 +8,7 @@ of this module go into logs: they never carry anything out of an entry, nor a na
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +24,7 @@ MOST_TOKENS_PER_MINUTE = 10**12
 HASHED = re.compile(r"sha256:[0-9a-f]{64}")
 PLAIN = re.compile(rf"[!-~]{{{LEAST_KEY_CHARS},{MOST_KEY_CHARS}}}")
 FIELDS = ("keys", "classes", "defaultClass", "tokensPerMinute")
-NOBODY = bytes(32)
-"""What an unknown key is compared with, so that both ways do the same work."""
+PREFIX_BYTES = 8
 
 
 class BadKeys(ValueError):
@@ -52,22 +51,39 @@ class Tenant:
         return hmac.new(self.salt_key, f"cache-salt/{service}/{self.name}".encode(), hashlib.sha256).hexdigest()
 
 
+NOBODY: Sequence[tuple[bytes, Tenant | None]] = ((bytes(32), None),)
+"""What an unknown key is compared with, so that both ways do the same work."""
+
+
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """All tenants of a Secret, by the digests of their keys. No key is kept."""
+    """All tenants of a Secret and the digests of their keys. No key is kept."""
 
-    by_digest: Mapping[bytes, Tenant] = field(repr=False)
+    by_prefix: Mapping[bytes, Sequence[tuple[bytes, Tenant]]] = field(repr=False)
 
     def find(self, key: str) -> Tenant | None:
-        """The dict is asked for a digest, which nobody can steer; the last word has a comparison in constant time."""
+        """Looked up by a part of the digest, which nobody can steer; whole digests are compared in constant time."""
         digest = digest_of(key)
-        tenant = self.by_digest.get(digest)
-        is_known = hmac.compare_digest(digest if tenant else NOBODY, digest)
-        return tenant if is_known else None
+        found: Tenant | None = None
+        for known, tenant in self.by_prefix.get(digest[:PREFIX_BYTES], NOBODY):
+            if hmac.compare_digest(known, digest):
+                found = tenant
+        return found
 
     @property
     def tenants(self) -> dict[str, Tenant]:
-        return {tenant.name: tenant for tenant in self.by_digest.values()}
+        return {tenant.name: tenant for same in self.by_prefix.values() for _, tenant in same}
+
+    @property
+    def key_count(self) -> int:
+        return sum(map(len, self.by_prefix.values()))
+
+
+def keyring(by_digest: Mapping[bytes, Tenant]) -> Keyring:
+    by_prefix: dict[bytes, list[tuple[bytes, Tenant]]] = {}
+    for digest, tenant in by_digest.items():
+        by_prefix.setdefault(digest[:PREFIX_BYTES], []).append((digest, tenant))
+    return Keyring(by_prefix)
 
 
 def digest_of(key: str) -> bytes:
@@ -86,7 +102,7 @@ def parse(entries: Mapping[str, bytes]) -> Keyring:
             if digest in found:
                 raise BadKeys(f"tenants {found[digest].name} and {name} have a key in common")
             found[digest] = tenant
-    return Keyring(found)
+    return keyring(found)
 
 
 def _entry(name: str, text: bytes) -> dict[bytes, Tenant]:

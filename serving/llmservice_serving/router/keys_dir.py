@@ -65,7 +65,7 @@ def put(door: Door, found: Keyring | BadKeys) -> None:
     """Into force what is good; of what is not, say so once."""
     if isinstance(found, Keyring):
         door.use(found)
-        log_line(logging.INFO, "keys_read", tenants=len(found.tenants), keys=len(found.by_digest))
+        log_line(logging.INFO, "keys_read", tenants=len(found.tenants), keys=found.key_count)
         return
     why = str(found)
     if why != door.problem:

@@ -25,6 +25,9 @@ TRUSTED_FIELDS = (*STRIPPED_FIELDS, "ec_transfer_params", "request_id")
 MEDIA = frozenset({"image_url", "image_embeds", "video_url", "audio_url", "audio_embeds", "input_audio", "file"})
 """Parts of a chat message whose bytes are no text: a picture of 1 MB may be 600 tokens."""
 
+MOST_ANSWERS = 1_000_000
+"""Of one prompt, for counting: a larger number fits no budget anyway, and a huge one fits no float."""
+
 REMOTE_DECODE = {
     "do_remote_decode": True,
     "do_remote_prefill": False,
@@ -188,8 +191,8 @@ def prompt_size(body: JSON) -> tuple[int, int | None]:
 
 
 def answers(body: JSON) -> int:
-    """How many answers are computed: of each prompt, as many as are asked for or chosen from."""
-    each = max(1, *(body.get(field) or 1 for field in ("n", "best_of")))
+    """How many answers are computed: of each prompt, as many as are asked for or chosen from (engines refuse many)."""
+    each = min(MOST_ANSWERS, max(1, *(body.get(field) or 1 for field in ("n", "best_of"))))
     prompt = body.get("prompt")
     return each * (len(prompt) if isinstance(prompt, list) and is_list_of_prompts(prompt) else 1)
 
