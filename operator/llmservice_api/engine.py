@@ -1,6 +1,6 @@
 """The part of the resource that says what runs: the model, the engines, the router. No sizes, no targets."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -13,9 +13,10 @@ from llmservice_api.fields import (
     OpenObject,
     Policy,
     Replicas,
+    SecretName,
 )
 from llmservice_api.pod_template import PartialPodTemplate
-from llmservice_api.rules import Must, Node, Rule, matches
+from llmservice_api.rules import Must, Node, matches
 
 LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 ATOMIC = {"x-kubernetes-list-type": "atomic"}
@@ -90,23 +91,20 @@ class Engine(Node):
 
 
 class Access(Node):
-    api_keys_secret: ObjectName | None = None
+    """Who may come in. Without it whoever reaches the router may."""
+
+    api_keys_secret: SecretName = Field(
+        description="Secret in this namespace with one entry per tenant: its keys, classes and tokens per minute."
+    )
 
 
 class Router(Node):
     """The OpenAI API in front of the pools."""
 
-    RULES: ClassVar = (
-        Rule(
-            cel="!has(self.access)",
-            holds=lambda router: router.access is None,
-            message="router.access is not available yet: remove it and keep strangers out by a NetworkPolicy",
-        ),
-    )
     replicas: Replicas = 1
     image: Image | None = Field(None, description="Unset: the operator's own setting.")
     template: PartialPodTemplate | None = Field(
         None,
         description="Partial pod template, merged into ours as for pools: imagePullSecrets, tolerations, resources.",
     )
-    access: Access | None = None
+    access: Access | None = Field(None, description="Unset: open to whoever reaches the router.")

@@ -86,6 +86,16 @@ ClassName = Annotated[
     ),
 ]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
+SecretName = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    Must(
+        matches(
+            "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$",
+            "name a Secret of this namespace: small letters, digits, dashes and dots, for example chat-keys",
+        )
+    ),
+]
 Image = Annotated[str, Field(min_length=1, max_length=512)]
 Replicas = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
 Gpus = Annotated[int, Field(ge=1, le=64)]

@@ -240,6 +240,12 @@ class LLMService(Node):
     def served_name(self) -> str:
         return self.spec.model.served_name or self.metadata.name
 
+    @property
+    def api_keys_secret(self) -> str | None:
+        """None: the service is open to whoever reaches its routers."""
+        access = self.spec.router.access
+        return access.api_keys_secret if access else None
+
     def pool(self, pool: core.Pool) -> PoolSpec:
         return self.spec.pools.used()[pool]
 

@@ -12,6 +12,9 @@ from llmservice_operator.merge import merge_template
 from llmservice_operator.settings import Settings
 
 USER = 65532
+KEYS_VOLUME = "api-keys"
+READ_BY_ALL = 0o444
+"""Files of the Secret inside the pod: the router is not root, and no other container mounts them."""
 HOOK_S = 5
 FINISH_S = 120
 
@@ -79,6 +82,8 @@ def deployment(service: LLMService, settings: Settings) -> Manifest:
 def _template(service: LLMService, settings: Settings) -> Manifest:
     """With what the user adds; the account stays ours, since its rights are what a router lives by."""
     identity_env = [{"name": contract.ENV_SERVICE, "value": service.key}]
+    if service.api_keys_secret:
+        identity_env.append({"name": contract.ENV_KEYS_DIR, "value": contract.KEYS_PATH})
     ours = {
         "metadata": {"labels": described(identity(service, contract.COMPONENT_ROUTER), service)},
         "spec": _pod(service, settings, identity_env),
@@ -87,7 +92,22 @@ def _template(service: LLMService, settings: Settings) -> Manifest:
     theirs = partial.model_dump(exclude_none=True) if partial else None
     merged = merge_template(ours, theirs, identity_env, "spec.router.template")
     merged["spec"]["serviceAccountName"] = router_name(service)
+    if service.api_keys_secret:
+        _mount_keys(merged["spec"], service.api_keys_secret)
     return merged
+
+
+def _mount_keys(pod: Manifest, secret: str) -> None:
+    """A file per tenant, so that the router needs no right to read Secrets, and the operator none to grant it.
+
+    A Secret that does not exist keeps the pod from starting: a router without keys would have to refuse everybody.
+    """
+    volume = {"name": KEYS_VOLUME, "secret": {"secretName": secret, "defaultMode": READ_BY_ALL}}
+    mount = {"name": KEYS_VOLUME, "mountPath": contract.KEYS_PATH, "readOnly": True}
+    container = pod["containers"][0]
+    pod["volumes"] = [*(v for v in pod.get("volumes", []) if v["name"] != KEYS_VOLUME), volume]
+    others = [m for m in container.get("volumeMounts", []) if m["mountPath"] != contract.KEYS_PATH]
+    container["volumeMounts"] = [*others, mount]
 
 
 def _pod(service: LLMService, settings: Settings, identity_env: list[Manifest]) -> Manifest:

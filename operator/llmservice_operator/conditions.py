@@ -9,6 +9,7 @@ from llmservice_core.model import Attainment, ClassTraffic, Observation, Reason,
 from llmservice_operator.facts import Facts
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
+OPEN = "open: whoever reaches the routers may use them, for spec.router.access names no API keys"
 Verdict = tuple[str, str, str]
 """Status, reason, message."""
 
@@ -51,7 +52,8 @@ def _ready(facts: Facts) -> Verdict:
         return FALSE, "EnginesNotReady", "; ".join(missing)
     if facts.router_ready < 1:
         return FALSE, "RouterNotReady", "no router is ready"
-    return TRUE, "Serving", "every pool has a ready engine, and a router is ready"
+    who = "who has an API key may come in" if facts.service.api_keys_secret else OPEN
+    return TRUE, "Serving", f"every pool has a ready engine, and a router is ready; {who}"
 
 
 def _metrics_available(facts: Facts) -> Verdict:
@@ -121,4 +123,24 @@ def _degraded(facts: Facts) -> Verdict:
     if waiting:
         sentence = f"{' and '.join(waiting)} pods find no node: see `kubectl describe pod` for what they lack"
         return TRUE, str(Reason.UNSCHEDULABLE), sentence
+    if sentence := _locked_out(facts):
+        return TRUE, "ApiKeysMissing", sentence
     return FALSE, "AsWanted", "what runs is what is wanted" if not facts.rolling_out else "a new revision starts"
+
+
+def _locked_out(facts: Facts) -> str:
+    """Routers that cannot have their API keys, as far as pods tell: the operator may not read Secrets."""
+    secret, namespace = facts.service.api_keys_secret, facts.service.metadata.namespace
+    if secret is None:
+        return ""
+    if facts.routers_bare:
+        return (
+            f"{facts.routers_bare} router pods cannot mount their volumes: does Secret {secret} exist in namespace"
+            f" {namespace}? Create it (docs/access.md); otherwise `kubectl describe pod` tells what is missing"
+        )
+    if facts.routers_unready and facts.router_ready < 1:
+        return (
+            f"{facts.routers_unready} router pods run and are not Ready: where their log says keys_unreadable, it tells"
+            f" which entry of Secret {secret} to mend (docs/access.md)"
+        )
+    return ""

@@ -22,6 +22,10 @@ class Facts:
     plan: Plan | None
     rollout_gpus: int | None = None
     """Of the engines of all revisions, while a rollout is under way."""
+    routers_bare: int = 0
+    """Router pods that have a node and get no volumes or network there."""
+    routers_unready: int = 0
+    """Router pods that run and are not Ready, for longer than a start takes."""
     problem: tuple[str, str] | None = None
     """Reason and sentence of what kept this pass from its end."""
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from llmservice_api.resource import LLMService
 from llmservice_core.model import Mode, Pool, PoolSeen
-from llmservice_operator import children, metrics, rollout
+from llmservice_operator import children, metrics, observe_pods, rollout
 from llmservice_operator.apply import Applier, Writes
 from llmservice_operator.children import Rendering
 from llmservice_operator.decide import Decision, decide, pools_seen
 from llmservice_operator.errors import Misconfigured, NotReady, OperatorError, ServiceGone
 from llmservice_operator.facts import Facts
-from llmservice_operator.kinds import DEPLOYMENT, POD_MONITOR, Manifest
+from llmservice_operator.kinds import DEPLOYMENT, POD, POD_MONITOR, Manifest
 from llmservice_operator.teller import Teller
 from llmservice_operator.world import World
 
@@ -193,9 +193,11 @@ class Keeper:
     async def _tell(self, service: LLMService, outcome: Outcome) -> None:
         deployments = self._engines(service)
         gpus = rollout.gpus(deployments, service.spec.engine.accelerator_resource)
+        now_s, pods = self.world.clock(), self.world.watches.of(POD, service.key)
+        bare, unready = observe_pods.waiting_routers(pods, now_s)
         facts = Facts(
             service=service,
-            now_s=self.world.clock(),
+            now_s=now_s,
             pools=outcome.pools,
             sizes=self.sizes,
             router_ready=self._routers_ready(service),
@@ -204,6 +206,8 @@ class Keeper:
             rollout_gpus=gpus if outcome.rolling_out else None,
             observation=self.decision.observation if self.decision else None,
             plan=self.decision.plan if self.decision else None,
+            routers_bare=bare,
+            routers_unready=unready,
             problem=outcome.problem,
         )
         await self.teller.tell(facts, outcome.writes.restored)

@@ -19,6 +19,10 @@ RECENT_PODS = 20
 """Start-up times of the newest so many pods count: an old image or node says little about the next pod."""
 
 
+ROUTER_START_S = 30.0
+"""A router is Ready within seconds of having its image and volumes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadySince:
     """When each pod that is Ready now became so: who is Ready for long should have been scraped."""
@@ -39,6 +43,15 @@ def ready_since(pods: Sequence[Manifest]) -> ReadySince:
         routers=[_turned_ready_s(p) or 0.0 for p in ready if _component(p) == contract.COMPONENT_ROUTER],
         engines={pool: [_turned_ready_s(p) or 0.0 for p in ready if _pool(p) is pool] for pool in Pool},
     )
+
+
+def waiting_routers(pods: Sequence[Manifest], now_s: float) -> tuple[int, int]:
+    """Router pods on a node, not Ready for longer than a start takes: without their volumes, and running."""
+    routers = [p for p in pods if _component(p) == contract.COMPONENT_ROUTER and _state(p) == "starting"]
+    late = [p for p in routers if (since_s := _unready_since_s(p)) is not None and now_s - since_s > ROUTER_START_S]
+    bare = [p for p in late if _condition(p, "PodReadyToStartContainers").get("status") == "False"]
+    run = [p for p in late if p not in bare and p.get("status", {}).get("phase") == "Running"]
+    return len(bare), len(run)
 
 
 def start_ups(pods: Sequence[Manifest], known: StartUps) -> StartUps:
@@ -129,6 +142,13 @@ def _turned_ready_s(pod: Manifest) -> float | None:
     """The last time that the pod became Ready; None if it is not."""
     ready = _condition(pod, "Ready")
     return _seconds(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None
+
+
+def _unready_since_s(pod: Manifest) -> float | None:
+    """Since when it could have been Ready; None while it has no node."""
+    scheduled, ready = _condition(pod, "PodScheduled"), _condition(pod, "Ready")
+    placed_s = _seconds(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None
+    return None if placed_s is None else max(placed_s, _seconds(ready.get("lastTransitionTime")) or 0.0)
 
 
 def _seconds(timestamp: object) -> float | None:

@@ -47,6 +47,10 @@ SCHEDULER_CLASS: Final = "llmservice_serving.vllm_scheduler.SLAI"
 KV_CONNECTOR: Final = "NixlConnector"
 KV_CONNECTOR_MODULE: Final = "llmservice_serving.nixl_calm"
 
+ENV_KEYS_DIR: Final = "LLMSERVICE_ROUTER_KEYS_DIR"
+"""Folder with one file per tenant, as the Secret of API keys is mounted; unset: the router is open."""
+KEYS_PATH: Final = "/etc/llmservice/api-keys"
+
 HEADER_CLASS: Final = "x-llmservice-class"
 
 XARG_CLASS: Final = "class"
@@ -58,6 +62,8 @@ XARG_AGE_S: Final = "age_s"
 
 STRIPPED_FIELDS: Final = ("vllm_xargs", "kv_transfer_params", "priority", "cache_salt")
 """Body fields that a client may not choose: they could name the remote KV host or another class."""
+FIELD_CACHE_SALT: Final = "cache_salt"
+"""Body field of vLLM: prefix cache blocks are shared only between requests of one salt."""
 
 
 PATH_SCHEDULE: Final = "/debug/schedule"

@@ -19,7 +19,7 @@ SLO_TTFT: Final = "ttft"
 SLO_TBT: Final = "tbt"
 
 # Router
-ARRIVALS: Final = "llmservice_router_arrivals_total"  # class; shed and refused requests included: they are demand
+ARRIVALS: Final = "llmservice_router_arrivals_total"  # class; shed and refused ones are demand; class "" at the door
 REQUESTS: Final = "llmservice_router_requests_total"  # class, code, outcome: ok, failed, shed, refused, client_gone
 PROMPT_TOKENS: Final = "llmservice_router_prompt_tokens_total"  # class; counted when the prefill ends
 PROMPTS: Final = "llmservice_router_prompts_total"  # class; requests behind PROMPT_TOKENS
@@ -36,6 +36,13 @@ TTFT_PARTS: Final = ("queue", "prefill", "first_decode")
 RETRIES: Final = "llmservice_router_retries_total"  # phase, reason
 SHED: Final = "llmservice_router_shed_total"  # class, reason
 ENDPOINTS: Final = "llmservice_router_endpoints"  # pool, state
+DENIED: Final = "llmservice_router_denied_total"  # tenant ("" while unknown), reason
+TENANT: Final = "tenant"
+DENY_REASONS: Final = ("no_key", "unknown_key", "keys_unreadable", "body_too_large", "slow_client", "bad_head")
+TENANT_DENY_REASONS: Final = ("class", "rate", "too_large_for_rate")
+TENANT_TOKENS: Final = "llmservice_router_tenant_tokens_total"  # tenant; prompt and output tokens used
+ACCESS: Final = "llmservice_router_access"  # state: 1 for the one that holds
+ACCESS_STATES: Final = ("open", "keys", "stale", "closed")
 
 # Engine exporter
 STEPS: Final = "llmservice_engine_steps_total"  # kind

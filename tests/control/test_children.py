@@ -52,9 +52,10 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-@pytest.mark.parametrize("name", ["chat", "mixed", "template"])
+@pytest.mark.parametrize("name", ["chat", "mixed", "template", "api-keys"])
 def test_golden(name: str) -> None:
-    """chat: P/D with token secret and cache; mixed: one pool; template: everything that a user may merge in."""
+    """chat: P/D with token secret and cache; mixed: one pool; template: everything that a user may merge in;
+    api-keys: a router with its Secret."""
     manifests = rendered(example(name), pod_monitors=name == "chat")
     text = yaml.dump_all(manifests, Dumper=_Plain, sort_keys=False, width=110)
     path = GOLDEN / f"{name}.yaml"
@@ -225,3 +226,49 @@ def test_a_router_takes_what_its_template_adds_and_keeps_its_account() -> None:
     assert pod["containers"][0]["readinessProbe"]
     assert pod["serviceAccountName"] == "chat-router"
     assert router["spec"]["template"]["metadata"]["annotations"] == {"team": "search"}
+
+
+def router_pod(service: LLMService) -> Any:
+    (found,) = [c for c in rendered(service) if name_of(c) == "chat-router" and c["kind"] == "Deployment"]
+    return found["spec"]["template"]["spec"]
+
+
+ACCESS = {"access": {"apiKeysSecret": "chat-keys"}}
+
+
+def test_api_keys_are_a_mounted_secret_of_the_router_alone() -> None:
+    pod, service = router_pod(good(router=ACCESS)), good(router=ACCESS)
+    assert {"name": "api-keys", "secret": {"secretName": "chat-keys", "defaultMode": 0o444}} in pod["volumes"]
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "api-keys"]
+    assert (mount["mountPath"], mount["readOnly"]) == ("/etc/llmservice/api-keys", True)
+    env = {e["name"]: e["value"] for e in pod["containers"][0]["env"]}
+    assert env["LLMSERVICE_ROUTER_KEYS_DIR"] == mount["mountPath"]
+    assert "chat-keys" not in str(pods(service))
+    (role,) = [c for c in rendered(service) if c["kind"] == "Role"]
+    assert "secrets" not in str(role), "no right to read any Secret"
+    assert pods(service) == pods(good()), "engines do not start anew"
+
+
+def test_without_api_keys_a_router_is_as_before() -> None:
+    assert "api-keys" not in str(router_pod(good()))
+    assert "KEYS_DIR" not in str(router_pod(good()))
+
+
+def test_a_template_cannot_take_the_keys_away() -> None:
+    container = {
+        "name": "router",
+        "env": [{"name": "LLMSERVICE_ROUTER_KEYS_DIR", "value": ""}, {"name": "MINE", "value": "1"}],
+        "volumeMounts": [
+            {"name": "mine", "mountPath": "/etc/llmservice/api-keys"},
+            {"name": "mine", "mountPath": "/mine"},
+        ],
+    }
+    volumes = [{"name": "api-keys", "emptyDir": {}}, {"name": "mine", "emptyDir": {}}]
+    theirs = {"template": {"spec": {"containers": [container], "volumes": volumes}}}
+    pod = router_pod(good(router={**ACCESS, **theirs}))
+    ours = router_pod(good(router=ACCESS))
+    assert [v for v in pod["volumes"] if v["name"] == "api-keys"] == [ours["volumes"][-1]]
+    mounts = {m["mountPath"]: m["name"] for m in pod["containers"][0]["volumeMounts"]}
+    assert mounts == {"/tmp": "tmp", "/mine": "mine", "/etc/llmservice/api-keys": "api-keys"}
+    env = {e["name"]: e["value"] for e in pod["containers"][0]["env"]}
+    assert (env["LLMSERVICE_ROUTER_KEYS_DIR"], env["MINE"]) == ("/etc/llmservice/api-keys", "1")

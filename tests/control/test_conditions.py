@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmservice_api.resource import parse
+from llmservice_api.resource import LLMService, parse
 from llmservice_api.status import CONDITION_TYPES, Condition
 from llmservice_core.model import Attainment, ClassTraffic, Observation, Plan, Pool, PoolPlan, PoolSeen, Reason
 from llmservice_operator.conditions import report
@@ -13,6 +13,11 @@ from llmservice_operator.facts import Facts
 from tests.control.bad_manifests import GOOD
 
 SERVICE = parse({**GOOD, "metadata": {"name": "chat", "generation": 7}})
+
+
+def with_keys(secret: str) -> LLMService:
+    spec = {**GOOD["spec"], "router": {"access": {"apiKeysSecret": secret}}}
+    return parse({**GOOD, "metadata": {"name": "chat", "namespace": "ns"}, "spec": spec})
 
 
 def seen(pool: Pool, ready: int = 1, unschedulable: int = 0, unscraped: int = 0) -> PoolSeen:
@@ -79,6 +84,8 @@ HALF_BLIND = replace(
         PoolPlan(pool=Pool.DECODE, replicas=1, reason=Reason.METRICS_MISSING, message="1: not seen"),
     ),
 )
+GUARDED = {"service": with_keys("chat-keys")}
+BARE, UNREADY = {**GUARDED, "routers_bare": 1}, {**GUARDED, "routers_unready": 2}
 TABLE = [
     ("a ready engine in each pool and a router", {}, "Ready", "True", "Serving"),
     ("no decode engine", {"pools": (seen(Pool.PREFILL), seen(Pool.DECODE, 0))}, "Ready", "False", "EnginesNotReady"),
@@ -121,7 +128,24 @@ TABLE = [
         "True",
         "Unschedulable",
     ),
+    ("routers without their Secret", BARE, "Degraded", "True", "ApiKeysMissing"),
+    ("routers without good keys", {**UNREADY, "router_ready": 0}, "Degraded", "True", "ApiKeysMissing"),
+    ("a router that starts beside a good one", UNREADY, "Degraded", "False", "AsWanted"),
+    ("open routers without volumes", {"routers_bare": 1}, "Degraded", "False", "AsWanted"),
+    ("keys in force", GUARDED, "Ready", "True", "Serving"),
 ]
+
+
+def test_an_open_service_says_so_and_a_guarded_one_does_not() -> None:
+    assert "open: whoever reaches the routers may use them" in the("Ready", report([], facts())).message
+    assert "open" not in the("Ready", report([], facts(**GUARDED))).message
+
+
+@pytest.mark.parametrize("changes", [BARE, {**UNREADY, "router_ready": 0}])
+def test_missing_keys_say_which_secret_where(changes: dict[str, Any]) -> None:
+    message = the("Degraded", report([], facts(**changes))).message
+    assert "Secret chat-keys" in message
+    assert "docs/access.md" in message
 
 
 def the(kind: str, found: list[Condition]) -> Condition:

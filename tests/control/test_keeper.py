@@ -147,6 +147,34 @@ async def test_sizes_that_people_set_are_no_changes_of_ours(cluster: FakeCluster
     assert one.teller.told[Pool.DECODE] == 4
 
 
+async def test_a_missing_secret_of_api_keys_is_told_and_nothing_else_of_it(
+    cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pod is as the kubelet reports it while it waits for a Secret to mount."""
+    caplog.set_level("DEBUG")
+    one = keeper(cluster, minimum(1, 1, router={"access": {"apiKeysSecret": "chat-keys"}}))
+    await one.pass_once(one.service)
+    assert degraded(cluster)[0] == "False"
+    labels = {"llmservice.dev/name": "chat", "llmservice.dev/component": "router"}
+    old = {"lastTransitionTime": "2026-01-01T10:00:00Z"}
+    states = {"PodScheduled": "True", "Ready": "False", "PodReadyToStartContainers": "False"}
+    conditions = [{"type": kind, "status": state, **old} for kind, state in states.items()]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "chat-router-1", "namespace": "ns", "labels": labels},
+        "status": {"phase": "Pending", "conditions": conditions},
+    }
+    cluster.put("Pod/chat-router-1", pod)
+    seen(cluster, one.world.watches)
+    await one.pass_once(one.service)
+    assert degraded(cluster)[0] == "True"
+    (told,) = cluster.told("ApiKeysMissing")
+    assert "does Secret chat-keys exist in namespace ns?" in told
+    asked = [key for key in cluster.applied if "Secret" in key]
+    assert asked == [], "the operator neither reads nor writes Secrets"
+
+
 def become_ready(cluster: FakeCluster, one: Keeper) -> None:
     for pool in ("prefill", "decode"):
         deployment = cluster.objects[engine(cluster, pool)]

@@ -8,7 +8,7 @@ import pytest
 
 from llmservice_core import contract
 from llmservice_core.model import Pool
-from llmservice_operator.observe_pods import pool_seen, ready_since, start_up_seconds, start_ups
+from llmservice_operator.observe_pods import pool_seen, ready_since, start_up_seconds, start_ups, waiting_routers
 
 CREATED = "2026-01-01T10:00:00Z"
 CREATED_S = datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp()
@@ -176,3 +176,37 @@ def test_who_is_ready_since_when() -> None:
     got = ready_since(pods)
     assert got.routers == [CREATED_S + 50.0]
     assert got.engines == {Pool.DECODE: [CREATED_S + 30.0], Pool.PREFILL: [CREATED_S + 40.0], Pool.MIXED: []}
+
+
+ROUTER = contract.COMPONENT_ROUTER
+PLACED, UNREADY = ("PodScheduled", "True", None), ("Ready", "False", None)
+BARE = ("PodReadyToStartContainers", "False", None)
+
+
+def router(*rows: tuple[str, str, str | None], phase: str = "Running", component: str = ROUTER) -> dict[str, Any]:
+    return pod("", component, phase=phase, **conditions(*rows, at=CREATED))
+
+
+@pytest.mark.parametrize(
+    ("what", "found", "expected"),
+    [
+        ("its Secret is missing", router(PLACED, UNREADY, BARE, phase="Pending"), (1, 0)),
+        ("it runs without keys", router(PLACED, UNREADY), (0, 1)),
+        ("its image is being pulled", router(PLACED, UNREADY, phase="Pending"), (0, 0)),
+        ("it has no node", router(("PodScheduled", "False", "Unschedulable"), BARE, phase="Pending"), (0, 0)),
+        ("it is Ready", router(PLACED, ("Ready", "True", None)), (0, 0)),
+        ("an engine", router(PLACED, UNREADY, BARE, component=contract.COMPONENT_ENGINE), (0, 0)),
+    ],
+)
+def test_routers_that_wait(what: str, found: dict[str, Any], expected: tuple[int, int]) -> None:
+    assert waiting_routers([found], CREATED_S + 31) == expected, what
+    assert waiting_routers([found], CREATED_S + 29) == (0, 0), "a start takes a while"
+
+
+def test_a_router_that_has_only_just_lost_its_readiness_does_not_wait_yet() -> None:
+    """As those without keys do, for the moment until their successors with keys are there."""
+    late = conditions(UNREADY, at="2026-01-01T12:00:00Z")["status"]["conditions"]
+    one = router(PLACED)
+    one["status"]["conditions"] += late
+    assert waiting_routers([one], CREATED_S + 7200 + 20) == (0, 0)
+    assert waiting_routers([one], CREATED_S + 7200 + 40) == (0, 1)

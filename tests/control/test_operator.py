@@ -1,6 +1,7 @@
 """What the operator makes and puts back, run with the chart's rights before a real API server and fake nodes."""
 
 import re
+import subprocess
 import time
 from typing import Any
 
@@ -257,3 +258,30 @@ def test_pods_without_a_node_are_told_of(running: Operator, api: Api) -> None:
     condition = eventually(lambda: api.told("chat", "Degraded", "True"))
     assert condition["reason"] == "Unschedulable"
     assert "decode pods find no node" in condition["message"]
+
+
+def test_api_keys_come_and_go_with_the_spec_and_nobody_tells_of_them(running: Operator, api: Api) -> None:
+    """Fake nodes mount nothing: that a real kubelet does is for the kind cluster to show."""
+    key = "sk-acme-0123456789abcdef0123456789abcdef"
+    api("create", "secret", "generic", "chat-keys", f"--from-literal=acme=keys: [{key}]")
+    api.create(service())
+    ready(api)
+    assert "open: whoever reaches" in api.condition("chat", "Ready")["message"]
+
+    def volumes() -> list[str]:
+        return [v["name"] for v in api.get("deploy", "chat-router")["spec"]["template"]["spec"]["volumes"]]
+
+    api.patch("llmsvc", "chat", {"spec": {"router": {"access": {"apiKeysSecret": "chat-keys"}}}})
+    eventually(lambda: "api-keys" in volumes())
+    eventually(lambda: "open" not in api.condition("chat", "Ready")["message"])
+    written = [w for w in running.writes() if "deployments" in w and f"{api.namespace}/chat-router" in w]
+    assert written
+    time.sleep(6)
+    again = [w for w in running.writes() if "deployments" in w and f"{api.namespace}/chat-router" in w]
+    assert again == written, "the API server's spelling of it is nobody's edit"
+    with pytest.raises(subprocess.CalledProcessError):
+        api("auth", "can-i", "get", "secrets", f"--as=system:serviceaccount:{api.namespace}:chat-router")
+    api.patch("llmsvc", "chat", {"spec": {"router": {"access": None}}})
+    eventually(lambda: "api-keys" not in volumes())
+    told = [running.log.read_text(), api("get", "llmsvc,deploy,pods,events", "-o", "json")]
+    assert not [text for text in told if key in text]

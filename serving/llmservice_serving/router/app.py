@@ -9,12 +9,15 @@ import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from llmservice_core.routing import Policy
-from llmservice_serving.router import admin, discovery
+from llmservice_serving.router import admin, discovery, keys_dir
+from llmservice_serving.router.door import Door
+from llmservice_serving.router.edge import EdgeRunner, Limits
 from llmservice_serving.router.engines import Engines
 from llmservice_serving.router.fleet import Fleet
 from llmservice_serving.router.handlers import Handlers, openai_errors
@@ -43,6 +46,7 @@ def make_shared(settings: Settings) -> Shared:
         fleet=Fleet(policy=Policy(settings.policy), exclude_s=settings.exclude_s),
         engines=Engines(settings),
         metrics=Metrics(settings.service),
+        door=Door(has_keys=bool(settings.keys_dir)),
     )
 
 
@@ -51,16 +55,19 @@ async def serving(shared: Shared) -> AsyncIterator[Doors]:
     """Both ports listen and discovery runs inside the block; afterwards nothing of it is left."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(shared.engines.close)
-        for work in await _discovery(shared, stack):
+        for work in (*await _discovery(shared, stack), *_keys(shared)):
             stack.push_async_callback(_end, asyncio.create_task(_guarded(work)))
         s = shared.settings
-        admin_port, _ = await _listen(stack, admin.make_app(shared), s.host, s.metrics_port)
-        api_port, site = await _listen(stack, make_app(shared), s.host, s.port)
+        plain = web.AppRunner(
+            admin.make_app(shared), access_log=None, handler_cancellation=True, shutdown_timeout=CUT_GRACE_S
+        )
+        admin_port, _ = await _listen(stack, plain, s.host, s.metrics_port)
+        api_port, site = await _listen(stack, _edge(shared), s.host, s.port)
         yield Doors(api=api_port, admin=admin_port, site=site)
 
 
 def make_app(shared: Shared) -> web.Application:
-    app = web.Application(middlewares=[openai_errors], client_max_size=shared.settings.max_body_bytes)
+    app = web.Application(middlewares=[openai_errors(shared)], client_max_size=shared.settings.max_body_bytes)
     app.add_routes(Handlers(shared).routes())
 
     async def close_when_stopping(_: web.Request, response: web.StreamResponse) -> None:
@@ -71,6 +78,23 @@ def make_app(shared: Shared) -> web.Application:
 
     app.on_response_prepare.append(close_when_stopping)
     return app
+
+
+def _edge(shared: Shared) -> EdgeRunner:
+    s = shared.settings
+    limits = Limits(head_bytes=s.max_head_bytes, head_s=s.head_timeout_s, idle_s=s.keep_alive_s)
+    return EdgeRunner(make_app(shared), limits, shared.metrics.deny, shutdown_timeout=CUT_GRACE_S)
+
+
+def _keys(shared: Shared) -> list[Coroutine[Any, Any, None]]:
+    """Read once before anything listens, then followed."""
+    if not shared.settings.keys_dir:
+        return []
+    folder = Path(shared.settings.keys_dir)
+    seen, found = keys_dir.read_if_changed(folder, None)
+    if found is not None:
+        keys_dir.put(shared.door, found)
+    return [keys_dir.follow(shared.door, folder, seen)]
 
 
 async def _discovery(shared: Shared, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
@@ -95,7 +119,7 @@ async def _discovery(shared: Shared, stack: AsyncExitStack) -> list[Coroutine[An
 
 
 async def _guarded(work: Coroutine[Any, Any, None]) -> None:
-    """Discovery never ends by itself; if it does it is a bug, and a router that no longer sees must not go on."""
+    """What follows the world never ends by itself; if it does it is a bug, and a blind router must not go on."""
     try:
         await work
     except Exception:
@@ -104,8 +128,7 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> tuple[int, web.TCPSite]:
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=CUT_GRACE_S)
+async def _listen(stack: AsyncExitStack, runner: web.AppRunner, host: str, port: int) -> tuple[int, web.TCPSite]:
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     site = web.TCPSite(runner, host, port, backlog=1024)

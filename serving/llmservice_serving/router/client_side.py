@@ -24,16 +24,50 @@ def log_line(level: int, event: str, **facts: Any) -> None:
 
 def refusal_response(refusal: Refusal, request_id: str | None = None) -> web.Response:
     headers = {REQUEST_ID: request_id} if request_id else {}
-    if refusal.status == 503:
-        headers["Retry-After"] = "1"
-    return web.json_response(refusal.body(), status=refusal.status, headers=headers)
+    return web.json_response(refusal.body(), status=refusal.status, headers={**headers, **refusal.headers()})
+
+
+class Stall:
+    """Cuts a client off that takes nothing of its answer for `limit_s`, for it holds an engine's KV.
+
+    One timer for many writes: a time-out around each of them would cost a sixth of the router's work per token.
+    """
+
+    def __init__(self, request: web.Request, limit_s: float):
+        self._request, self._limit_s = request, limit_s
+        self._loop = asyncio.get_running_loop()
+        self._since_s: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        self._since_s = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limit_s, self._look)
+
+    def end(self) -> None:
+        self._since_s = None
+
+    def close(self) -> None:
+        self._since_s = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """Without a write there is nothing to wait for; the next one sets the timer again."""
+        self._timer = None
+        if self._since_s is None:
+            return
+        if self._loop.time() < self._since_s + self._limit_s:
+            self._timer = self._loop.call_at(self._since_s + self._limit_s, self._look)
+        elif self._request.transport is not None:
+            self._request.transport.abort()
 
 
 class ClientStream:
     """Nothing is sent before the first byte of an answer exists: until then a request may go to another engine."""
 
-    def __init__(self, request: web.Request, request_id: str):
-        self._request = request
+    def __init__(self, request: web.Request, request_id: str, stall_s: float):
+        self._request, self._stall = request, Stall(request, stall_s)
         headers = {"Cache-Control": "no-cache", REQUEST_ID: request_id}
         self.response = web.StreamResponse(headers=headers)
         self.response.content_type = "text/event-stream"
@@ -44,19 +78,28 @@ class ClientStream:
         return self.response.prepared
 
     async def write(self, data: bytes) -> None:
+        """Returns once the data is in the socket's bounded buffer: a slow reader slows its engine's stream down."""
+        self._stall.begin()
         try:
             if not self.is_open:
                 await self.response.prepare(self._request)
             await self.response.write(data)
         except (ConnectionError, RuntimeError) as error:
             raise ClientGone(str(error)) from error
+        self._stall.end()
 
     async def end(self) -> web.StreamResponse:
+        self._stall.begin()
         try:
             await self.response.write_eof()
         except (ConnectionError, RuntimeError) as error:
             raise ClientGone(str(error)) from error
+        self._stall.end()
         return self.response
+
+    def close(self) -> None:
+        """Whatever became of it."""
+        self._stall.close()
 
     async def fail(self, refusal: Refusal) -> web.StreamResponse:
         """A last event that OpenAI clients raise as an error, then a clean close without [DONE]."""

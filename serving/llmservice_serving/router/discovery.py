@@ -14,6 +14,7 @@ import yaml
 from llmservice_core.contract import (
     ANNOTATION_DRAIN,
     COMPONENT_ENGINE,
+    COMPONENT_ROUTER,
     GROUP,
     LABEL_COMPONENT,
     LABEL_NAME,
@@ -36,14 +37,15 @@ PROBE_TIMEOUT_S = 2.0
 
 
 async def follow_pods(shared: Shared, kube: Kube, namespace: str, name: str) -> None:
-    """Engines by their pods' labels; in force as soon as the API server tells."""
+    """Engines by their pods' labels, and how many routers share a tenant's limit; in force as soon as it is told."""
 
     def on_state(pods: list[Object]) -> None:
+        shared.door.routers = sum(map(is_ready_router, pods))
         found = (endpoint_of(pod, shared.settings.engine_port) for pod in pods)
         shared.fleet.update(e for e in found if e is not None)
         shared.are_engines_synced = True
 
-    selector = f"{LABEL_NAME}={name},{LABEL_COMPONENT}={COMPONENT_ENGINE}"
+    selector = f"{LABEL_NAME}={name},{LABEL_COMPONENT} in ({COMPONENT_ENGINE},{COMPONENT_ROUTER})"
     await kube.follow(f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": selector}, on_state)
 
 
@@ -59,6 +61,13 @@ async def follow_service(shared: Shared, kube: Kube, namespace: str, name: str) 
 
     path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
     await kube.follow(path, {"fieldSelector": f"metadata.name={name}"}, on_state)
+
+
+def is_ready_router(pod: Object) -> bool:
+    meta = pod["metadata"]
+    is_router = (meta.get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_ROUTER
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return is_router and not meta.get("deletionTimestamp") and _is_ready(conditions)
 
 
 def endpoint_of(pod: Object, port: int) -> Endpoint | None:

@@ -4,6 +4,8 @@ Every answer that is not the engine's own has OpenAI's error shape. No I/O here.
 """
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 JSON = dict[str, Any]
@@ -21,6 +23,33 @@ class Refusal(Exception):
 
     def body(self) -> JSON:
         return error_body(self.status, self.message, self.kind, self.param)
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "1"} if self.status == 503 else {}
+
+
+class Denied(Refusal):
+    """Turned away at the door, before anything is asked of an engine. `code` is what OpenAI's clients know."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        reason: str,
+        code: str,
+        kind: str = "invalid_request_error",
+        tenant: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ):
+        super().__init__(status, message, kind=kind)
+        self.reason, self.code, self.tenant, self._headers = reason, code, tenant, dict(headers)
+
+    def body(self) -> JSON:
+        return {"error": {"message": self.message, "type": self.kind, "param": None, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), **self._headers}
 
 
 class Shed(Refusal):

@@ -42,6 +42,15 @@ class Flow:
             c = ask.service_class
             self.judge = TtftJudge(c.ttft.target_s, arrived_s, lambda ok: shared.metrics.judge_ttft(c, ok))
         self.retries = 0
+        self._used_tokens: float | None = None
+        self._streamed_tokens = 0
+
+    @property
+    def used_tokens(self) -> float | None:
+        """Of prompt and answer, until now: as the engine counted, else as far as a stream came; None: unknown."""
+        if self._used_tokens is not None or not self._ask.is_stream:
+            return self._used_tokens
+        return self._prompt_tokens + self._streamed_tokens
 
     @property
     def age_s(self) -> float:
@@ -153,6 +162,7 @@ class Flow:
         if not is_prompt_counted:
             self._shared.learn_prompt(self._ask, usage)
         self._shared.learn_answer(self._ask, usage)
+        self._used_tokens = total_of(usage)
         return response
 
     async def _whole(self, lease: Lease, body: JSON) -> tuple[JSON, web.StreamResponse]:
@@ -198,6 +208,7 @@ class Flow:
             now_s = time.monotonic()
             if seen:
                 gaps.observe(now_s - last_s)
+            self._streamed_tokens += reader.tokens - seen
             yield reader.tokens - seen
             seen, last_s = reader.tokens, now_s
 
@@ -214,3 +225,9 @@ class Flow:
         self._phase.close()
         metrics = self._shared.metrics
         self._phase.enter_context(metrics.phase(self._ask.service_class.name, phase, waiting_tokens))
+
+
+def total_of(usage: JSON) -> float | None:
+    """Prompt and answers; None where the engine did not count them."""
+    prompt, answers = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return float(prompt + answers) if isinstance(prompt, int) and isinstance(answers, int) else None

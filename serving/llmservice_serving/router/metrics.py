@@ -52,8 +52,15 @@ class Metrics:
         self.retries = Counter(names.RETRIES, "Attempts after the first", (L, "phase", "reason"), **r)
         self.shed = Counter(names.SHED, "Requests refused for want of an engine", (L, C, "reason"), **r)
         self.endpoints = Gauge(names.ENDPOINTS, "Engines as the router sees them", (L, "pool", "state"), **r)
+        self.denied = Counter(names.DENIED, "Requests turned away at the door", (L, names.TENANT, "reason"), **r)
+        self.tenant_tokens = Counter(names.TENANT_TOKENS, "Tokens of a tenant's requests", (L, names.TENANT), **r)
+        self.access = Gauge(names.ACCESS, "Whom the router lets in: 1 for what holds", (L, "state"), **r)
+        self._tenants: frozenset[str] = frozenset()
         self.waiting_tokens.labels(service)
         self.set_endpoints(())
+        self.set_access(names.ACCESS_STATES[0], ())
+        for reason in names.DENY_REASONS:
+            self.denied.labels(service, "", reason)
 
     def start_classes(self, classes: Iterable[ServiceClass]) -> None:
         """Absent is not zero: make every series of these classes exist."""
@@ -92,6 +99,29 @@ class Metrics:
             counts[key] += 1
         for (pool, state), count in counts.items():
             self.endpoints.labels(self.service, pool.value, state).set(count)
+
+    def deny(self, reason: str, tenant: str = "") -> None:
+        """Turned away at the door; a tenant is named only where its key was right, so a client cannot make series."""
+        self.denied.labels(self.service, tenant, reason).inc()
+
+    def set_access(self, state: str, tenants: Iterable[str]) -> None:
+        """The state of the door, and series for the tenants of now: those of tenants that left go with them."""
+        for one in names.ACCESS_STATES:
+            self.access.labels(self.service, one).set(one == state)
+        now = frozenset(tenants)
+        for tenant in self._tenants ^ now:
+            self._tell_tenant(tenant) if tenant in now else self._forget_tenant(tenant)
+        self._tenants = now
+
+    def _tell_tenant(self, tenant: str) -> None:
+        self.tenant_tokens.labels(self.service, tenant)
+        for reason in names.TENANT_DENY_REASONS:
+            self.denied.labels(self.service, tenant, reason)
+
+    def _forget_tenant(self, tenant: str) -> None:
+        self.tenant_tokens.remove(self.service, tenant)
+        for reason in names.TENANT_DENY_REASONS:
+            self.denied.remove(self.service, tenant, reason)
 
     @contextmanager
     def phase(self, class_name: str, phase: str, waiting_tokens: float = 0.0) -> Iterator[None]:

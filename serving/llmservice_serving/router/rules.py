@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmservice_core.contract import (
+    FIELD_CACHE_SALT,
     STRIPPED_FIELDS,
     XARG_AGE_S,
     XARG_CLASS,
@@ -23,6 +24,9 @@ TRUSTED_FIELDS = (*STRIPPED_FIELDS, "ec_transfer_params", "request_id")
 
 MEDIA = frozenset({"image_url", "image_embeds", "video_url", "audio_url", "audio_embeds", "input_audio", "file"})
 """Parts of a chat message whose bytes are no text: a picture of 1 MB may be 600 tokens."""
+
+MOST_ANSWERS = 1_000_000
+"""Of one prompt, for counting: a larger number fits no budget anyway, and a huge one fits no float."""
 
 REMOTE_DECODE = {
     "do_remote_decode": True,
@@ -53,13 +57,15 @@ class Ask:
     limit_tokens: int | None
     one_step: str | None
     """Why the request cannot be split into prefill and decode, None when it can."""
+    cache_salt: str | None = None
+    """Its tenant's, so that no other can find out what is in its prefix cache; None where nobody has a key."""
 
 
-def read(path: str, raw: bytes, service_class: ServiceClass) -> Ask:
+def read(path: str, raw: bytes, service_class: ServiceClass, cache_salt: str | None = None) -> Ask:
     body = clean(parse(raw))
     refuse_wrong_types(body)
     try:
-        return _ask(path, body, service_class)
+        return _ask(path, body, service_class, cache_salt)
     except RecursionError as error:
         raise Refusal(400, "The body is nested too deeply.") from error
 
@@ -74,7 +80,7 @@ def refuse_wrong_types(body: JSON) -> None:
         raise Refusal(400, "`stream` must be true or false.", param="stream")
 
 
-def _ask(path: str, body: JSON, service_class: ServiceClass) -> Ask:
+def _ask(path: str, body: JSON, service_class: ServiceClass, cache_salt: str | None) -> Ask:
     is_stream = body.get("stream") is True
     options = body.get("stream_options")
     size, exact = prompt_size(body)
@@ -89,6 +95,7 @@ def _ask(path: str, body: JSON, service_class: ServiceClass) -> Ask:
         prompt_tokens=exact,
         limit_tokens=_limit(body),
         one_step=why_one_step(body),
+        cache_salt=cache_salt,
     )
 
 
@@ -138,12 +145,12 @@ def prefill_copy(ask: Ask, age_s: float) -> JSON:
     dropped = ("stream", "stream_options", "min_tokens")
     kept = {key: value for key, value in ask.body.items() if key not in dropped}
     one_token = {"max_tokens": 1, "max_completion_tokens": 1}
-    return {**kept, **one_token, "vllm_xargs": xargs(ask, age_s), "kv_transfer_params": dict(REMOTE_DECODE)}
+    return {**kept, **one_token, **trusted(ask, age_s), "kv_transfer_params": dict(REMOTE_DECODE)}
 
 
 def decode_copy(ask: Ask, age_s: float, kv_transfer_params: JSON | None = None) -> JSON:
     """The request as the engine gets it that answers; `kv_transfer_params` exactly as the prefill engine gave them."""
-    ours: JSON = {"vllm_xargs": xargs(ask, age_s)}
+    ours = trusted(ask, age_s)
     if kv_transfer_params is not None:
         ours["kv_transfer_params"] = kv_transfer_params
     if ask.is_stream:
@@ -155,6 +162,12 @@ def stream_options(ask: Ask) -> JSON:
     """Usage is always asked for; the router learns from it and hides it from a client that did not ask."""
     asked = ask.body.get("stream_options")
     return {**asked, "include_usage": True} if ask.wants_usage and asked else {"include_usage": True}
+
+
+def trusted(ask: Ask, age_s: float) -> JSON:
+    """What engines believe of a request, alike in both copies: a decode engine looks for blocks under the same salt."""
+    salt = {} if ask.cache_salt is None else {FIELD_CACHE_SALT: ask.cache_salt}
+    return {"vllm_xargs": xargs(ask, age_s), **salt}
 
 
 def xargs(ask: Ask, age_s: float) -> JSON:
@@ -175,6 +188,13 @@ def prompt_size(body: JSON) -> tuple[int, int | None]:
     if isinstance(prompt, list) and prompt and all(isinstance(p, list) for p in prompt):
         return 0, sum(len(p) for p in prompt)
     return sum(_text_bytes(body.get(field)) for field in ("prompt", "messages", "tools")), None
+
+
+def answers(body: JSON) -> int:
+    """How many answers are computed: of each prompt, as many as are asked for or chosen from (engines refuse many)."""
+    each = min(MOST_ANSWERS, max(1, *(body.get(field) or 1 for field in ("n", "best_of"))))
+    prompt = body.get("prompt")
+    return each * (len(prompt) if isinstance(prompt, list) and is_list_of_prompts(prompt) else 1)
 
 
 def _text_bytes(value: object) -> int:

@@ -22,6 +22,8 @@ class BadManifest(ValueError):
 class ServiceConfig:
     served_name: str
     classes: tuple[ServiceClass, ...]
+    needs_keys: bool = False
+    """`router.access` is set: a router that holds no keys refuses everybody."""
 
     @property
     def default(self) -> ServiceClass:
@@ -43,11 +45,12 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         spec = manifest["spec"]
         classes = tuple(_class(c) for c in spec["classes"])
         served_name = spec["model"].get("servedName") or manifest["metadata"]["name"]
+        needs_keys = bool((spec.get("router") or {}).get("access"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadManifest(f"LLMService cannot be read: {type(error).__name__}: {error}") from error
     if sum(c.is_default for c in classes) != 1:
         raise BadManifest("LLMService needs exactly one class with default: true")
-    return ServiceConfig(served_name=served_name, classes=classes)
+    return ServiceConfig(served_name=served_name, classes=classes, needs_keys=needs_keys)
 
 
 def _class(entry: Mapping[str, Any]) -> ServiceClass:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmservice_core.routing import Predictor
+from llmservice_serving.router import rules
+from llmservice_serving.router.door import Door
 from llmservice_serving.router.engines import Engines
 from llmservice_serving.router.errors import Shed
 from llmservice_serving.router.fleet import Fleet
@@ -22,6 +24,7 @@ class Shared:
     fleet: Fleet
     engines: Engines
     metrics: Metrics
+    door: Door
     config: ServiceConfig | None = None
     predictor: Predictor = field(default_factory=lambda: Predictor(output_tokens={}))
     are_engines_synced: bool = False
@@ -52,12 +55,19 @@ class Shared:
             return "stopping"
         if self.config is None:
             return "the LLMService has not been read"
+        if self.door.state(self.config) == "closed":
+            return f"no API keys are in force: {self.door.problem or 'this router was started without them'}"
         return None if self.are_engines_synced else "the list of engines has not been read"
 
     def predicted_prompt(self, ask: Ask) -> float:
         """Whole tokens: sums that go up and down must come back to exactly 0."""
         exact = ask.prompt_tokens
         return float(exact) if exact is not None else float(round(self.predictor.prompt(ask.prompt_bytes)))
+
+    def predicted_tokens(self, ask: Ask) -> float:
+        """Of prompt and answers together: what a tenant is charged until its request has ended."""
+        output = self.predictor.output(ask.service_class.name, ask.limit_tokens)
+        return self.predicted_prompt(ask) + float(round(output)) * rules.answers(ask.body)
 
     def learn_prompt(self, ask: Ask, usage: dict[str, Any]) -> None:
         """A prefill has ended and says what it was."""
