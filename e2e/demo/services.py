@@ -45,7 +45,7 @@ def paced() -> dict[str, Any]:
         engine={
             **engine,
             "args": [*engine["args"], f"--max-num-seqs={128 // SCALE}"],
-            "scheduler": {"policy": "slai", "tokenBudget": 512 // SCALE},
+            "scheduler": {"tokenBudget": 768 // SCALE},
         },
     )
     service["spec"]["scaling"] = {"mode": "Auto", "gpuBudget": 6, "interval": "5s"}

@@ -1,6 +1,6 @@
 """Local engine processes: real vLLM on this machine's CPU, for tests, the bench and whoever needs a pool without pods.
 
-    python -m e2e.engine local --prefill 1 --decode 1 [--mixed 0] [--pace rtx4090-mistral-7b,scale=8] [--policy slai]
+    python -m e2e.engine local --prefill 1 --decode 1 [--mixed 0] [--pace rtx4090-mistral-7b,scale=8] [--policy P]
 
 prints one line per engine (role, URL, metrics URL, pid) when all are ready and keeps them until SIGINT or SIGTERM.
 In Python:
@@ -31,6 +31,7 @@ from urllib.request import urlopen
 
 from e2e.engine import models
 from e2e.engine.options import ROLES, Options, command, environment
+from llmservice_core.policies import NAMES
 
 READY_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 20.0
@@ -189,7 +190,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first-metrics-port", type=int, default=9500)
     parser.add_argument("--first-nixl-port", type=int, default=5600)
     parser.add_argument("--pace", help="step model, for example rtx4090-mistral-7b,scale=8")
-    parser.add_argument("--policy", default="slai", choices=("slai", "fcfs"))
+    parser.add_argument("--policy", default="slai-plus", choices=NAMES)
     parser.add_argument("--model", default=models.TINY, choices=models.NAMES)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--max-batched-tokens", type=int, default=512)

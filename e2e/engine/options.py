@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from e2e.engine import env, models
 from llmservice_core import contract
+from llmservice_core.policies import DEFAULT
 from llmservice_operator.child_engine import kv_transfer
 
 ROLES = ("prefill", "decode", "mixed")
@@ -24,7 +25,7 @@ class Options:
     nixl_port: int | None = None
     """NIXL side channel; None leaves the KV connector out (a mixed engine needs none)."""
     pace: str | None = None
-    policy: str = "slai"
+    policy: str = DEFAULT
     stock: bool = False
     model: str = models.TINY
     served_name: str = "tiny"

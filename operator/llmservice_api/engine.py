@@ -70,10 +70,13 @@ class EnvVar(Node):
 
 class Scheduler(Node):
     policy: Policy = Field(
-        "slai",
-        description="slai: deadlines of the classes; slai-plus: ours, in mixed pools; fcfs: the engine's own order.",
+        "slai-plus",
+        description="slai-plus: ours, by the deadlines of the classes; slai: SLAI; fcfs: the engine's own order; the"
+        " others for comparison. Settings of a policy: engine.args, --additional-config.",
     )
-    token_budget: AutoOrTokens = Field("auto", description="Tokens of one step. auto: the engine's own.")
+    token_budget: AutoOrTokens = Field(
+        "auto", description="Most tokens of one step. auto: what the tightest TBT of the decodes in it allows."
+    )
 
 
 class Engine(Node):

@@ -118,7 +118,8 @@ AutoOrTokens = Annotated[
     ),
 ]
 
-Policy = Literal["slai", "slai-plus", "fcfs"]
+Policy = Literal["slai-plus", "slai", "slai-published", "sarathi", "rad", "vtc", "edf", "mlfq", "spf", "sjf", "fcfs"]
+"""The names of llmservice_core.policies, as a test checks."""
 
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
 

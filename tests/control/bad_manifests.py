@@ -170,8 +170,8 @@ CASES = [
     Bad(
         "unknown policy",
         put("spec.engine.scheduler.policy", "slia"),
-        '"slai", "slai-plus", "fcfs"',
-        "'slai', 'slai-plus' or 'fcfs'",
+        '"slai-plus", "slai", "slai-published"',
+        "'slai-plus', 'slai', 'slai-published'",
     ),
     Bad("token budget 0", put("spec.engine.scheduler.tokenBudget", 0), "number of tokens of at least 16"),
     Bad("token budget in words", put("spec.engine.scheduler.tokenBudget", "many"), "write auto, or a number"),

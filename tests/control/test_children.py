@@ -3,13 +3,15 @@
 import copy
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from llmservice_api.fields import Policy
 from llmservice_api.resource import LLMService, parse
 from llmservice_core.model import Pool
+from llmservice_core.policies import DEFAULT, NAMES
 from llmservice_operator import children
 from llmservice_operator.errors import Misconfigured
 from llmservice_operator.kinds import Manifest, name_of
@@ -63,6 +65,11 @@ def test_golden(name: str) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     assert text == path.read_text(), "run with LLMSERVICE_GOLDEN=1 and read the difference"
+
+
+def test_the_resource_offers_the_policies_that_an_engine_knows() -> None:
+    assert set(get_args(Policy)) == set(NAMES)
+    assert good().spec.engine.scheduler.policy == DEFAULT
 
 
 def test_every_child_is_owned_and_labelled() -> None:
