@@ -1,8 +1,8 @@
 """(old conditions, facts) -> new conditions. Pure. The transition time moves only when a status flips."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
+from llmservice_api.plan_status import timestamp
 from llmservice_api.status import Condition
 from llmservice_core.contract import PORT_ENGINE_METRICS, PORT_ROUTER_METRICS
 from llmservice_core.model import Attainment, ClassTraffic, Observation, Reason, ServiceClass
@@ -11,10 +11,6 @@ from llmservice_operator.facts import Facts
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 Verdict = tuple[str, str, str]
 """Status, reason, message."""
-
-
-def timestamp(now_s: float) -> str:
-    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def report(old: Sequence[Condition], facts: Facts) -> list[Condition]:

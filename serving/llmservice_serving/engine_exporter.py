@@ -17,7 +17,8 @@ from prometheus_client.registry import Collector
 
 from llmservice_core import contract
 from llmservice_core import metric_names as names
-from llmservice_serving.engine_numbers import PAIRS, EngineNumbers
+from llmservice_core.step_sums import PAIRS
+from llmservice_serving.engine_numbers import EngineNumbers
 
 log = logging.getLogger(__name__)
 Row = tuple[tuple[str, ...], float]

@@ -17,7 +17,8 @@ from llmservice_core.bulk import Bulk, Pace, Running, StepPlan, StepTime, View, 
 from llmservice_core.capacity import INDEPENDENT_STEPS, STEP_NOISE
 from llmservice_core.latency import Work
 from llmservice_core.metric_names import FEATURES
-from llmservice_serving.engine_numbers import PAIRS, EngineNumbers, KindSums, features
+from llmservice_core.step_sums import PAIRS, KindSums, features
+from llmservice_serving.engine_numbers import EngineNumbers
 from llmservice_serving.engine_seats import Seat
 
 ENOUGH_STEPS = 200

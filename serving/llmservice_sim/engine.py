@@ -149,7 +149,7 @@ class Engine:
     def _admit(self, batch: Batch, budget: int) -> None:
         while budget > 0 and len(self.waiting) and len(self.running) < self.limits.max_seqs:
             job = self.waiting.peek()
-            n = min(job.known, budget)
+            n = min(job.known - job.computed, budget)  # a decode engine gets its prompt's KV computed
             if self._blocks(job.known) > self.free_blocks or not self._take(job, n):
                 return
             self.waiting.pop()

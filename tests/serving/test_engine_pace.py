@@ -6,8 +6,9 @@ import pytest
 
 from llmservice_core.latency import Work, work
 from llmservice_core.step_models import step_model
+from llmservice_core.step_sums import PAIRS, features, kind_of
 from llmservice_serving import engine_steps, pace
-from llmservice_serving.engine_numbers import MAX_SERIES, PAIRS, EngineNumbers, Limits, Live, features, kind_of
+from llmservice_serving.engine_numbers import MAX_SERIES, EngineNumbers, Limits, Live
 from llmservice_serving.engine_seats import Seat, Seats
 from llmservice_serving.engine_steps import StepClock
 from llmservice_serving.engine_targets import Targets, parse
