@@ -9,6 +9,8 @@ import yaml
 
 from llmservice_api import crd
 from llmservice_api.resource import parse
+from llmservice_cli import plan_once
+from llmservice_cli.problems import Problem
 
 
 def _print_crd(arguments: argparse.Namespace) -> int:
@@ -42,9 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checker = commands.add_parser("check", help="check manifests of LLMServices without a cluster")
     checker.add_argument("files", nargs="+")
     checker.set_defaults(run=_check)
+    plan_once.add_to(commands)
     parsed = parser.parse_args(arguments)
-    run: int = parsed.run(parsed)
-    return run
+    try:
+        code: int = parsed.run(parsed)
+    except Problem as problem:
+        print(f"llmservice: {problem}", file=sys.stderr)
+        return 2
+    return code
 
 
 if __name__ == "__main__":
