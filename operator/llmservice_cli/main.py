@@ -9,7 +9,7 @@ import yaml
 
 from llmservice_api import crd
 from llmservice_api.resource import parse
-from llmservice_cli import plan_once
+from llmservice_cli import plan_once, simulate
 from llmservice_cli.problems import Problem
 
 
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checker.add_argument("files", nargs="+")
     checker.set_defaults(run=_check)
     plan_once.add_to(commands)
+    simulate.add_to(commands)
     parsed = parser.parse_args(arguments)
     try:
         code: int = parsed.run(parsed)

@@ -146,9 +146,9 @@ class Cluster:
     def _lose(self, pod: Pod) -> None:
         """The process is dead, and with it all that it worked on."""
         parts, pod.parts = list(pod.parts), {}
-        pod.process, pod.batch = None, None
         for part in parts:
             self._lost(pod, part)
+        pod.process, pod.batch = None, None
 
     # What the operator sees
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from llmservice_core.model import ServiceClass
 from llmservice_sim.jobs import Arrival, Job
-
-if TYPE_CHECKING:
-    from llmservice_sim.fleet_pods import Pod
 
 
 class Outcome(StrEnum):
@@ -37,8 +33,6 @@ class Request:
     """Its prompt counts among those that no prefill has finished."""
     attempts: int = 0
     predicted_output: float = 0.0
-    prefill: Pod | None = None
-    decode: Pod | None = None
     part: Part | None = None
     """What an engine works on now; None in the router and while KV moves."""
     tokens: int = 0

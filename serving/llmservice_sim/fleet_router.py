@@ -38,6 +38,9 @@ class Router:
         self.counters = RouterCounters(scenario.goal.classes)
         self._predictor = Predictor(output_tokens={})
         self._queue: dict[Request, None] = {}
+        self._prefill: dict[Request, Pod] = {}
+        self._decode: dict[Request, Pod] = {}
+        """Where requests are, or have a place reserved."""
 
     def arrive(self, request: Request) -> None:
         name = request.service_class.name
@@ -69,9 +72,9 @@ class Router:
         self._queue.pop(request, None)
         request.attempts += 1
         by_name = {p.name: p for p in self._pods}
-        decode = request.decode = by_name[route.decode.name]
+        decode = self._decode[request] = by_name[route.decode.name]
         decode.reserve(request)
-        prefill = request.prefill = by_name[route.prefill.name] if route.prefill else decode
+        prefill = self._prefill[request] = by_name[route.prefill.name] if route.prefill else decode
         prefill.take_prompt(request)
         if prefill is decode:
             decode.begin_answer(request)
@@ -100,20 +103,20 @@ class Router:
     def _move_kv(self, source: Pod, request: Request) -> None:
         """The prefill replica's link carries one transfer after the other."""
         self._prompt_computed(request)
-        assert request.decode is not None
-        instead = decode_instead([p.endpoint() for p in self._pods], request.decode.endpoint())
-        if instead.name != request.decode.name:
-            self._leave(request, request.decode)
-            request.decode = next(p for p in self._pods if p.name == instead.name)
-            request.decode.reserve(request)
+        decode = self._decode[request]
+        instead = decode_instead([p.endpoint() for p in self._pods], decode.endpoint())
+        if instead.name != decode.name:
+            self._leave(request, self._decode)
+            decode = self._decode[request] = next(p for p in self._pods if p.name == instead.name)
+            decode.reserve(request)
         size = request.asked.prompt_tokens * self._scenario.replica.kv_bytes_per_token
         begin_s = max(self._agenda.now_s, source.link_free_s)
         source.link_free_s = begin_s + self._scenario.link.seconds(size)
-        self._agenda.at(source.link_free_s, partial(self._kv_arrived, request, request.decode, request.decode.starts))
+        self._agenda.at(source.link_free_s, partial(self._kv_arrived, request, decode, decode.starts))
 
     def _kv_arrived(self, request: Request, pod: Pod, start: int) -> None:
         """The decode engine computes the last prompt token again, and with it the client's first token."""
-        if request.outcome is not None or request.decode is not pod or request.part is not None:
+        if request.outcome is not None or self._decode.get(request) is not pod or request.part is not None:
             return
         if not pod.serves or pod.starts != start:
             self.lost(request)
@@ -126,7 +129,7 @@ class Router:
             return
         request.first_token_s = self._agenda.now_s
         self._judge(request, request.is_ttft_met)
-        if request in (request.prefill.prompts if request.prefill else ()):
+        if request in self._prefill:
             self._prompt_computed(request)
 
     def _prompt_computed(self, request: Request) -> None:
@@ -134,8 +137,7 @@ class Router:
         self.counters.add(name, names.PROMPTS)
         self.counters.add(name, names.PROMPT_TOKENS, request.asked.prompt_tokens)
         self._prompt_waits(request, False)
-        if request.prefill is not None:
-            self._leave(request, request.prefill, prompt=True)
+        self._leave(request, self._prefill)
 
     def lost(self, request: Request) -> None:
         """Its engine is gone. Another one may try while the client has seen nothing."""
@@ -171,15 +173,14 @@ class Router:
             self.counters.waiting_prompt_tokens += request.asked.prompt_tokens * (1 if waits else -1)
 
     def _release(self, request: Request) -> None:
-        if request.prefill is not None:
-            self._leave(request, request.prefill, prompt=True)
-        if request.decode is not None:
-            self._leave(request, request.decode)
-        request.prefill = request.decode = None
+        self._leave(request, self._prefill)
+        self._leave(request, self._decode)
 
-    def _leave(self, request: Request, pod: Pod, *, prompt: bool = False) -> None:
-        (pod.drop_prompt if prompt else pod.drop_answer)(request)
-        self._left(pod)
+    def _leave(self, request: Request, places: dict[Request, Pod]) -> None:
+        pod = places.pop(request, None)
+        if pod is not None:
+            (pod.drop_prompt if places is self._prefill else pod.drop_answer)(request)
+            self._left(pod)
 
 
 def _prompt_of(asked: Arrival) -> Arrival:

@@ -129,3 +129,19 @@ class Hpa:
                 break
             fitted[max(growing, key=lambda p: fitted[p] - seen[p].desired)] -= 1
         return fitted
+
+
+LAWS = ("rad", "static", "hpa")
+HPA_TARGETS = {Pool.PREFILL: 1.0, Pool.DECODE: 60.0, Pool.MIXED: 60.0}
+"""Requests in flight per pod that served best in our sizing study, tuned on one day of ServeGen's m-large."""
+
+
+def law_of(name: str, goal: Goal, initial: Mapping[Pool, int], hpa_targets: Mapping[Pool, float]) -> Law:
+    """A new law by its name; `initial`: the sizes at the start."""
+    if name == "rad":
+        return Rad(goal)
+    if name == "static":
+        return Static(initial)
+    if name == "hpa":
+        return Hpa(goal, {**HPA_TARGETS, **hpa_targets})
+    raise ValueError(f"there is no law {name!r}: choose from {', '.join(LAWS)}")

@@ -15,7 +15,7 @@ import csv
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -161,15 +161,6 @@ def _spread(rows: Sequence[Row]) -> list[Row]:
             end += 1
         until_s = min(TICK_S, rows[end].time_s - rows[at].time_s) if end < len(rows) else TICK_S
         step_s = until_s / (end - at)
-        found += [_at(row, row.time_s + i * step_s) for i, row in enumerate(rows[at:end])]
+        found += [replace(row, time_s=row.time_s + i * step_s) for i, row in enumerate(rows[at:end])]
         at = end
     return found
-
-
-def _at(row: Row, time_s: float) -> Row:
-    return Row(
-        time_s=time_s,
-        prompt_tokens=row.prompt_tokens,
-        output_tokens=row.output_tokens,
-        service_class=row.service_class,
-    )

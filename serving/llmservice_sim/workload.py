@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +17,8 @@ SAMPLE = "azure_conversation_sample.csv"
 DEFAULT_SECONDS = 600.0
 DEFAULT_RATE_RPS = 5.0
 """For lists of lengths, which have neither times nor a rate."""
+NEAR_S = 15.0
+NEAR_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ def rows_of(path: Path, cut: Cut, seed: int) -> list[Row]:
         seconds = DEFAULT_SECONDS if cut.seconds is None else cut.seconds
         return traces_servegen.read(path, rng, start_s=cut.start_s, seconds=seconds, rate_rps=cut.rate_rps)
     found = traces.read(path)
-    return _poisson(found, cut, rng) if isinstance(found, Lengths) else _timed(path, found, cut)
+    return _poisson(found, cut, rng) if isinstance(found, Lengths) else _timed(path, found, cut, rng)
 
 
 def _poisson(lengths: Lengths, cut: Cut, rng: random.Random) -> list[Row]:
@@ -55,26 +57,40 @@ def _poisson(lengths: Lengths, cut: Cut, rng: random.Random) -> list[Row]:
     return rows
 
 
-def _timed(path: Path, rows: Sequence[Row], cut: Cut) -> list[Row]:
-    """A rate stretches or squeezes time: the bursts of the trace stay, at another speed."""
+def _timed(path: Path, rows: Sequence[Row], cut: Cut, rng: random.Random) -> list[Row]:
     first_s = rows[0].time_s
     end_s = float("inf") if cut.seconds is None else cut.start_s + cut.seconds
-    kept = [r for r in rows if cut.start_s <= r.time_s - first_s < end_s]
+    kept = [_at(r, r.time_s - first_s - cut.start_s) for r in rows if cut.start_s <= r.time_s - first_s < end_s]
     if not kept:
         raise TraceError(f"{path.name} has no request from second {cut.start_s:g} on: lower --start or raise --seconds")
-    span_s = kept[-1].time_s - kept[0].time_s
-    speed = 1.0
-    if cut.rate_rps is not None and span_s > 0:
-        speed = cut.rate_rps * span_s / (len(kept) - 1)
-    return [
-        Row(
-            time_s=(r.time_s - first_s - cut.start_s) / speed,
-            prompt_tokens=r.prompt_tokens,
-            output_tokens=r.output_tokens,
-            service_class=r.service_class,
-        )
-        for r in kept
-    ]
+    if cut.rate_rps is None:
+        return kept
+    span_s = kept[-1].time_s
+    if span_s <= 0:
+        raise TraceError(f"{path.name} has no rate, for all its requests come at once: leave --rate out")
+    scaled = _scaled(kept, cut.rate_rps * span_s / len(kept), rng)
+    if not scaled:
+        raise TraceError(f"{path.name} makes no request at {cut.rate_rps:g} requests/s: raise --rate")
+    return scaled
+
+
+def _scaled(rows: Sequence[Row], factor: float, rng: random.Random) -> list[Row]:
+    """So many times the requests in the same time, so that load changes as fast as it did against a start-up.
+
+    A request that is there twice comes again up to 15 s before or after, with the lengths of one near it.
+    """
+    found, last_s = [], rows[-1].time_s
+    for at, row in enumerate(rows):
+        copies = int(factor) + (rng.random() < factor % 1.0)
+        found += [row] * min(copies, 1)
+        for _ in range(copies - 1):
+            near = rows[min(len(rows) - 1, max(0, at + rng.randint(-NEAR_ROWS, NEAR_ROWS)))]
+            found.append(_at(near, min(last_s, max(0.0, row.time_s + rng.uniform(-NEAR_S, NEAR_S)))))
+    return sorted(found, key=lambda r: r.time_s)
+
+
+def _at(row: Row, time_s: float) -> Row:
+    return replace(row, time_s=time_s)
 
 
 def arrivals(
