@@ -19,6 +19,7 @@ from llmservice_sim.fleet_settings import Link, Mishaps, Scenario, StartUp
 from llmservice_sim.hardware import DEFAULT_GPU, GPUS
 from llmservice_sim.jobs import Arrival
 from llmservice_sim.laws import LAWS, Law, law_of
+from llmservice_sim.laws_oracle import CLAIRVOYANT, find
 from llmservice_sim.report import page
 from llmservice_sim.report_data import as_data
 from llmservice_sim.run import StuckError
@@ -34,7 +35,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     parser.add_argument("--gpu", default=DEFAULT_GPU, help=f"{', '.join(GPUS)} or a step model (default {DEFAULT_GPU})")
     parser.add_argument("--policy", help=f"{', '.join(POLICY_NAMES)} (default: the service's own)")
-    parser.add_argument("--law", default="rad", help=f"who sizes the pools: {', '.join(LAWS)} (default rad)")
+    parser.add_argument(
+        "--law", default="rad", help=f"who sizes the pools: {', '.join((*LAWS, *CLAIRVOYANT))} (default rad)"
+    )
     parser.add_argument("--compare", help="further laws for the same requests, as static,hpa")
     parser.add_argument("--rate", type=float, help="mean requests/s that the trace is scaled to")
     parser.add_argument("--start", type=float, default=0.0, help="second of the trace to begin at")
@@ -56,14 +59,14 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def run(args: argparse.Namespace) -> int:
     _refuse_numbers(args)
+    names = [args.law, *(args.compare.split(",") if args.compare else [])]
+    _refuse_laws(names)
     simulated = load(args.service, args.gpu, args.policy, args.noise)
     path = Path(args.trace) if args.trace else sample_path()
     scenario = _scenario(args, simulated)
     try:
         trace = _trace(args, simulated, path)
-        names = [args.law, *(args.compare.split(",") if args.compare else [])]
-        laws = [_law(name, args, scenario) for name in names]
-        runs = [_run(scenario, law, trace) for law in laws]
+        runs = [_run(*start, trace) for start in [_law(name, args, scenario, trace) for name in names]]
     except (TraceError, StuckError) as error:
         raise Problem(str(error)) from error
     facts = {"service": simulated.service.metadata.name, "gpu": args.gpu, "trace": path.name, "seed": args.seed}
@@ -83,6 +86,13 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
         if value is not None and not (0 if name not in above else 1e-9) <= value < float("inf"):
             wanted = "above 0" if name in above else "of at least 0"
             raise Problem(f"--{name.replace('_', '-')} is {value:g}: give a number {wanted}")
+
+
+def _refuse_laws(names: list[str]) -> None:
+    known = (*LAWS, *CLAIRVOYANT)
+    for name in names:
+        if name not in known:
+            raise Problem(f"there is no law {name!r}: choose from {', '.join(known)}")
 
 
 def _scenario(args: argparse.Namespace, simulated: Simulated) -> Scenario:
@@ -126,13 +136,20 @@ def _trace(args: argparse.Namespace, simulated: Simulated, path: Path) -> list[A
     return arrivals(rows, simulated.goal.classes, shares, args.seed)
 
 
-def _law(name: str, args: argparse.Namespace, scenario: Scenario) -> Law:
-    if name not in LAWS:
-        raise Problem(f"there is no law {name!r}: choose from {', '.join(LAWS)}")
+def _law(name: str, args: argparse.Namespace, scenario: Scenario, trace: list[Arrival]) -> tuple[Scenario, Law]:
+    """A law and what it starts from: one that knows the load has its first pods Ready."""
+    if name in CLAIRVOYANT:
+        bar = simulate_text.Bar(name) if sys.stderr.isatty() else None
+        found = find(name, scenario, trace, bar.count if bar else None)
+        if bar:
+            bar.clear()
+        if not found.keeps_all:
+            print(f"llmservice: no sizes within the limits keep every promise, {name} has the most", file=sys.stderr)
+        return found.scenario, found.law
     targets = per_pool(args.hpa_target, scenario.goal, "--hpa-target")
     if not all(targets.values()):
         raise Problem("--hpa-target has a 0: give each pod at least a part of a request")
-    return law_of(name, scenario.goal, scenario.initial, targets)
+    return scenario, law_of(name, scenario.goal, scenario.initial, targets)
 
 
 def _run(scenario: Scenario, law: Law, trace: list[Arrival]) -> dict[str, Any]:

@@ -26,6 +26,11 @@ class Bar:
         sys.stderr.write(f"\r{self._name} [{bar}] {done}/{total} requests, {virtual_s:.0f} s, {left_s:.0f} s left  ")
         sys.stderr.flush()
 
+    def count(self, runs: int) -> None:
+        """For a search, which does not know how many runs it needs."""
+        sys.stderr.write(f"\r{self._name}: run {runs} of a search for the fewest GPU-hours  ")
+        sys.stderr.flush()
+
     def clear(self) -> None:
         sys.stderr.write("\r" + " " * 100 + "\r")
 
@@ -65,7 +70,19 @@ def _run(run: Run) -> str:
         ]
         for c in run["classes"]
     ]
-    return "\n".join([*columns(head, rows), "", *_pools(run), "", *_decisions(run), ""])
+    return "\n".join([*columns(head, rows), *_others(run), "", *_pools(run), "", *_decisions(run), ""])
+
+
+def _others(run: Run) -> list[str]:
+    """Requests that did not end well; silence where all did."""
+    lines = []
+    for c in run["classes"]:
+        others = [f"{n} {outcome}" for outcome, n in c["outcomes"].items() if outcome != "ok"]
+        if others:
+            lines.append(f"{c['name']}: {', '.join(others)}")
+    if any("refused" in line for line in lines):
+        lines.append("refused: longer than maxModelLen or than the KV memory, no event of any promise")
+    return lines
 
 
 def _pools(run: Run) -> list[str]:

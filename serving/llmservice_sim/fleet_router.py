@@ -103,16 +103,24 @@ class Router:
     def _move_kv(self, source: Pod, request: Request) -> None:
         """The prefill replica's link carries one transfer after the other."""
         self._prompt_computed(request)
-        decode = self._decode[request]
-        instead = decode_instead([p.endpoint() for p in self._pods], decode.endpoint())
-        if instead.name != decode.name:
-            self._leave(request, self._decode)
-            decode = self._decode[request] = next(p for p in self._pods if p.name == instead.name)
-            decode.reserve(request)
+        decode = self._usable_decode(request)
         size = request.asked.prompt_tokens * self._scenario.replica.kv_bytes_per_token
         begin_s = max(self._agenda.now_s, source.link_free_s)
         source.link_free_s = begin_s + self._scenario.link.seconds(size)
         self._agenda.at(source.link_free_s, partial(self._kv_arrived, request, decode, decode.starts))
+
+    def _usable_decode(self, request: Request) -> Pod:
+        """The reserved pod, or another one that the core chooses if that one may take nothing any more."""
+        reserved = self._decode[request]
+        if reserved.endpoint().is_usable:
+            return reserved
+        instead = decode_instead([p.endpoint() for p in self._pods], reserved.endpoint())
+        if instead.name == reserved.name:
+            return reserved
+        self._leave(request, self._decode)
+        decode = self._decode[request] = next(p for p in self._pods if p.name == instead.name)
+        decode.reserve(request)
+        return decode
 
     def _kv_arrived(self, request: Request, pod: Pod, start: int) -> None:
         """The decode engine computes the last prompt token again, and with it the client's first token."""

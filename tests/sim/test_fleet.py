@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from llmservice_core.latency import Work
 from llmservice_core.model import Pool
 from llmservice_sim.engine import EngineLimits
+from llmservice_sim.engines import engine_of
 from llmservice_sim.fleet import Fleet
 from llmservice_sim.fleet_requests import Outcome
 from llmservice_sim.fleet_result import FleetResult
@@ -15,6 +17,7 @@ from llmservice_sim.fleet_settings import Link, Mishaps, Replica, StartUp
 from llmservice_sim.jobs import Arrival
 from llmservice_sim.laws import Hpa, Rad
 from llmservice_sim.report_data import as_data
+from llmservice_sim.run import run as run_one
 from tests.sim.fleets import SPLIT, STRICT, fixed, goal, poisson, run, scenario, step_s
 
 MIXED = (Pool.MIXED,)
@@ -124,7 +127,7 @@ def test_waiting_for_one_prefill_engine_is_that_of_m_d_1(load: float) -> None:
     limits = EngineLimits(max_batched_tokens=512, max_seqs=64, kv_blocks=4000)
     replica = Replica(step_time=round_step_s, limits=limits, kv_bytes_per_token=1)
     link = Link(latency_s=0.0, bytes_per_s=1e15)
-    trace = poisson(load / service_s, 2400, 5, prompt=(512, 512), output=(1, 1))
+    trace = poisson(load / service_s, 1500, 5, prompt=(512, 512), output=(1, 1))
     settings = scenario(goal(), replica=replica, link=link, policy="fcfs")
     result = run(settings, trace, fixed({Pool.PREFILL: 1, Pool.DECODE: 1}))
     waits = [r.ttft_s - service_s for r in result.requests if r.ttft_s is not None]
@@ -133,22 +136,13 @@ def test_waiting_for_one_prefill_engine_is_that_of_m_d_1(load: float) -> None:
 
 
 def test_the_planner_grows_under_a_step_of_load_and_keeps_the_budget() -> None:
-    quiet, busy = poisson(1, 120, 6), poisson(25, 240, 7)
-    later = [
-        Arrival(
-            time_s=a.time_s + 120,
-            prompt_tokens=a.prompt_tokens,
-            output_tokens=a.output_tokens,
-            service_class=a.service_class,
-            tbt_s=a.tbt_s,
-        )
-        for a in busy
-    ]
+    quiet, busy = poisson(1, 120, 6), poisson(25, 150, 7)
+    later = [replace(a, time_s=a.time_s + 120) for a in busy]
     result = run(scenario(goal(budget=5)), quiet + later)
     whole(result)
     assert max(m.gpus for m in result.moments) <= 5
     before = [sum(m.desired.values()) for m in result.moments if m.time_s <= 120]
-    after = [sum(m.desired.values()) for m in result.moments if 165 < m.time_s <= 360]
+    after = [sum(m.desired.values()) for m in result.moments if 165 < m.time_s <= 270]
     assert max(before) == 2
     assert max(after) > 2
     assert {d.reason for d in result.decisions} & {"DemandUp", "Backlog", "SLOMiss"}
@@ -181,3 +175,15 @@ def test_a_service_without_engines_sheds() -> None:
     assert {r.outcome for r in result.requests} == {Outcome.SHED}
     assert result.classes[0].ttft_share == 0.0
     assert STRICT.name == result.classes[0].name
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_one_mixed_replica_is_the_single_engine_of_the_other_tests(policy: str) -> None:
+    """That one is compared with vLLM's scheduler batch for batch and with a real card."""
+    settings = scenario(goal(MIXED), policy=policy)
+    trace = poisson(6, 60, 11)
+    fleet = run(settings, trace, fixed({Pool.MIXED: 1}))
+    alone = run_one(trace, engine_of(policy, Pool.MIXED, settings.replica.limits, step_s), step_s)
+    assert [r.ttft_s for r in fleet.requests] == pytest.approx([j.ttft_s for j in alone.jobs])
+    assert fleet.steps == alone.steps
+    assert sum(map(sum, fleet.gaps_s.values())) == pytest.approx(sum(sum(j.gaps_s) for j in alone.jobs))
