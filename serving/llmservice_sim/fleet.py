@@ -63,7 +63,7 @@ class Fleet:
         self._requests = [Request(asked, self._classes[asked.service_class]) for asked in trace]
         self._open = len(trace)
         self._cluster.begin()
-        self._scrape_router()
+        self._agenda.at(self._phase_s(ROUTER), self._scrape_router)
         self._agenda.at(self._goal.interval_s, self._tick)
         arrivals = iter(self._requests)
         self._next_arrival(arrivals.__next__)

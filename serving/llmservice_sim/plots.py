@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 640, 230
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 30
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 30
 COLOURS = ("var(--one)", "var(--two)", "var(--three)", "var(--four)", "var(--five)", "var(--six)")
 
 Point = tuple[float, float]
@@ -61,7 +61,7 @@ def chart(lines: Sequence[Line], *, x_text: str, y_text: str, marks: Sequence[Ma
     x = Scale(low, high_x, LEFT, WIDTH - RIGHT, log_x)
     y = Scale(0.0, nice(high_y), HEIGHT - BOTTOM, TOP)
     body = [*_grid_y(y, y_text), *_grid_x(x, x_text), *(_mark(m, x) for m in marks)]
-    body += [_line(line, x, y, line.colour or COLOURS[i % len(COLOURS)]) for i, line in enumerate(lines)]
+    body += [_line(line, x, y, line.colour or COLOURS[i % len(COLOURS)], i) for i, line in enumerate(lines)]
     return _svg(body, f"{y_text} over {x_text}", HEIGHT) + legend(lines)
 
 
@@ -69,7 +69,7 @@ def bars(rows: Sequence[tuple[str, float | None, float | None]], unit: str, most
     """(name, value, target) as lying bars; the target is a stroke across."""
     known = [v for _, v, t in rows for v in (v, t) if v is not None]
     top = most if most is not None else nice(max(known, default=1.0) or 1.0)
-    x = Scale(0.0, top, 190, WIDTH - 90)
+    x = Scale(0.0, top, 190, WIDTH - 110)
     body = []
     for i, (name, value, target) in enumerate(rows):
         y = 8 + i * 26
@@ -102,12 +102,14 @@ def nice(value: float) -> float:
     return next(step * power for step in (1, 1.5, 2, 3, 5, 8, 10) if value <= step * power * (1 + 1e-9))
 
 
-def _line(line: Line, x: Scale, y: Scale, colour: str) -> str:
+def _line(line: Line, x: Scale, y: Scale, colour: str, index: int) -> str:
+    """Steps are lifted a little, each line more than the one before: equal ones would hide each other."""
+    lift = 1.5 * (index // 2) if line.is_step else 0.0
     if not line.points:
         return ""
     path, before = [], None
     for px, py in line.points:
-        at_x, at_y = x.at(px), y.at(py)
+        at_x, at_y = x.at(px), round(y.at(py) - lift, 1)
         if before is not None and line.is_step and at_y != before:
             path.append(f"{at_x},{before}")
         path.append(f"{at_x},{at_y}")
@@ -124,22 +126,38 @@ def _mark(mark: Mark, x: Scale) -> str:
 
 
 def _grid_y(y: Scale, text: str) -> list[str]:
-    body = [f'<text x="4" y="{TOP - 1}" class="axis" dominant-baseline="hanging">{escape(text)}</text>']
-    for i in range(5):
-        value = y.high * i / 4
+    body = [f'<text x="4" y="12" class="axis">{escape(text)}</text>']
+    for value in ticks(y.low, y.high, 5):
         at = y.at(value)
         body.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}" class="grid"/>')
-        if i < 4:
-            body.append(f'<text x="{LEFT - 6}" y="{at + 4}" text-anchor="end" class="axis">{value:.3g}</text>')
+        body.append(f'<text x="{LEFT - 6}" y="{at + 4}" text-anchor="end" class="axis">{short(value)}</text>')
     return body
 
 
 def _grid_x(x: Scale, text: str) -> list[str]:
-    ticks = _decades(x) if x.is_log else [x.low + (x.high - x.low) * i / 6 for i in range(6)]
-    write: Callable[[float], str] = (lambda v: f"{v:g}") if x.is_log else (lambda v: f"{v:.0f}")
-    base = HEIGHT - BOTTOM
-    body = [f'<text x="{x.at(v)}" y="{base + 15}" text-anchor="middle" class="axis">{write(v)}</text>' for v in ticks]
+    values, base = _decades(x) if x.is_log else ticks(x.low, x.high, 7), HEIGHT - BOTTOM
+    names = [f"{v:g}" if x.is_log else short(v) for v in values]
+    body = [
+        f'<text x="{x.at(v)}" y="{base + 15}" text-anchor="middle" class="axis">{name}</text>'
+        for v, name in zip(values, names, strict=True)
+    ]
     return [*body, f'<text x="{WIDTH - RIGHT}" y="{base + 27}" text-anchor="end" class="axis">{escape(text)}</text>']
+
+
+def ticks(low: float, high: float, most: int) -> list[float]:
+    """At most so many multiples of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(s * power for s in (1, 2, 5, 10) if (high - low) / (s * power) <= most - 1 + 1e-9 or s == 10)
+    first = math.ceil(low / step - 1e-9)
+    return [float(f"{step * i:.6g}") for i in range(first, int(high / step + 1e-9) + 1)]
+
+
+def short(value: float) -> str:
+    """12000 -> 12k: an axis has little room."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
+    return f"{value:g}"
 
 
 def _decades(x: Scale) -> list[float]:

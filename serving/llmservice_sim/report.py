@@ -19,7 +19,8 @@ body{background:var(--bg);color:var(--ink);font:15px/1.45 system-ui,sans-serif;m
 padding:20px}
 h1{font-size:22px;margin:0 0 2px}h2{font-size:16px;margin:0 0 6px}.facts{color:var(--soft);margin:0 0 18px}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:26px}
-section{min-width:0}svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);font-size:12px}
+section{min-width:0}.scroll{margin-bottom:22px}svg{width:100%;height:auto;display:block}
+svg text{fill:var(--ink);font-size:12px}
 svg .axis{fill:var(--soft);font-size:11px}.grid{stroke:var(--rule)}.line{fill:none;stroke-width:1.8}
 .mark{stroke-dasharray:5 3;stroke-width:1.4}.target{stroke:var(--ink);stroke-width:2}
 .legend{margin:2px 0;color:var(--soft);font-size:13px}.legend span{margin-right:14px}

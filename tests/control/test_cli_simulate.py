@@ -35,7 +35,7 @@ def test_json_is_the_same_bytes_for_the_same_seed(service: str, capsys: pytest.C
 
 def test_laws_are_compared_and_the_page_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "report.html"
-    options = ["--compare", "static,hpa", "--replicas", "prefill=2,decode=1", "--html", str(page)]
+    options = ["--compare", "static,hpa,static-peak", "--replicas", "prefill=2,decode=1", "--html", str(page)]
     assert main(["simulate", CHAT, *SHORT, *options]) == 0
     assert "of the first" in capsys.readouterr().out
     assert "<svg" in page.read_text()

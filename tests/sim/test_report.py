@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from llmservice_sim.laws import Hpa
-from llmservice_sim.plots import Line, bars, chart, nice
+from llmservice_sim.plots import Line, bars, chart, nice, short, ticks
 from llmservice_sim.report import page
 from llmservice_sim.report_data import as_data, quantiles
 from tests.sim.fleets import SPLIT, goal, poisson, run, scenario
@@ -76,3 +76,21 @@ def test_drawings_of_nothing_and_of_one_point() -> None:
     assert "<polyline" in chart([Line(name="a", points=[(0.0, 0.0)])], x_text="s", y_text="n", log_x=True)
     assert "no event" in bars([("a", None, 95.0)], "%")
     assert [nice(v) for v in (0.4, 1, 1.2, 7, 81)] == pytest.approx([0.5, 1, 1.5, 8, 100])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "found"),
+    [
+        (0, 3, 5, [0, 1, 2, 3]),
+        (0, 30, 5, [0, 10, 20, 30]),
+        (0, 100, 5, [0, 50, 100]),
+        (0, 487, 7, [0, 100, 200, 300, 400]),
+        (0, 0.1, 5, [0, 0.05, 0.1]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, most: int, found: list[float]) -> None:
+    assert ticks(low, high, most) == pytest.approx(found)
+
+
+def test_axis_numbers_are_short() -> None:
+    assert [short(v) for v in (0, 0.25, 1500, 20000, 1500000.0)] == ["0", "0.25", "1500", "20k", "1.5M"]
