@@ -1,6 +1,7 @@
 """`llmservice simulate` and `llmservice plan`, as a person calls them: good input, and a sentence for each bad one."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ def test_laws_are_compared_and_the_page_is_written(tmp_path: Path, capsys: pytes
     assert main(["simulate", CHAT, *SHORT, *options]) == 0
     assert "of the first" in capsys.readouterr().out
     assert "<svg" in page.read_text()
+
+
+def test_a_terminal_sees_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["simulate", CHAT, "--seconds", "20", "--compare", "static-peak"]) == 0
+    said = capsys.readouterr()
+    assert "rad [" in said.err
+    assert "static-peak: run 1 of a search" in said.err
+    assert "[" not in said.out.splitlines()[0]
 
 
 def test_an_own_trace_with_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
