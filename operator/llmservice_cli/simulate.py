@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmservice_api.plan_status import plan_status
 from llmservice_cli import simulate_text
 from llmservice_cli.problems import Problem
 from llmservice_cli.service_file import Simulated, load, pairs, per_pool
-from llmservice_core.model import Pool
+from llmservice_core.model import Plan, Pool
 from llmservice_sim.engines import POLICY_NAMES
 from llmservice_sim.fleet import Fleet
 from llmservice_sim.fleet_settings import Link, Mishaps, Scenario, StartUp
@@ -157,7 +158,14 @@ def _run(scenario: Scenario, law: Law, trace: list[Arrival]) -> dict[str, Any]:
     result = Fleet(scenario, law).run(trace, bar.show if bar else None)
     if bar:
         bar.clear()
-    return as_data(scenario.goal, result)
+    return {**as_data(scenario.goal, result), "last_plan": _record(result.last_plan)}
+
+
+def _record(plan: Plan | None) -> dict[str, Any] | None:
+    """As in status.plan, without the time of day that virtual time is not; None for a law that keeps no record."""
+    return (
+        plan_status(plan).model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"time"}) if plan else None
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import permutations
 
 from llmservice_core.capacity import PoolCapacity, decode_step, pool_capacity
 from llmservice_core.model import Pool, PoolGoal, PoolSeen
@@ -75,15 +76,24 @@ class _Search:
         self._runs = 0
 
     def best(self) -> Found:
-        """First one level for all pools, then each pool's own as low as it may be."""
+        """First one level for all pools; then each pool's own as low as it may be, in the order that ends cheapest."""
         pools = list(self._curves)
         common = self._lowest(lambda level: dict.fromkeys(pools, level), len(LEVELS) - 1)
-        levels = dict.fromkeys(pools, LEVELS[common])
-        keeps_all = self._keeps(levels)
-        for pool in pools if keeps_all and len(pools) > 1 else ():
-            levels[pool] = LEVELS[self._lowest(partial(_with, levels, pool), common)]
-        law = self._law(levels)
+        start = dict.fromkeys(pools, LEVELS[common])
+        keeps_all = self._keeps(start)
+        ends = [self._lowered(start, order, common) for order in permutations(pools)] if keeps_all else [start]
+        law = min((self._law(levels) for levels in ends), key=self._cost)
         return Found(law=law, scenario=self._start(law), keeps_all=keeps_all, runs=self._runs)
+
+    def _lowered(self, levels: Levels, order: Sequence[Pool], high: int) -> Levels:
+        """The pool that comes first may use up what slack there is."""
+        for pool in order if len(order) > 1 else ():
+            levels = _with(levels, pool, LEVELS[self._lowest(partial(_with, levels, pool), high)])
+        return levels
+
+    def _cost(self, law: Schedule) -> int:
+        gpus = {g.pool: g.gpus_per_replica for g in self._scenario.goal.pools}
+        return sum(n * gpus[pool] for sizes in law.sizes for pool, n in sizes.items())
 
     def _lowest(self, levels_of: Callable[[float], Levels], high: int) -> int:
         """The smallest index up to `high` that keeps all; `high` where none below does."""

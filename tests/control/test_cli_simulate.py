@@ -31,6 +31,7 @@ def test_json_is_the_same_bytes_for_the_same_seed(service: str, capsys: pytest.C
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
     (run,) = json.loads(texts[0])["runs"]
+    assert [s["name"] for s in run["last_plan"]["steps"]][:2] == ["stale", "demand"]
     assert sum(c["requests"] for c in run["classes"]) == sum(c["outcomes"]["ok"] for c in run["classes"])
 
 
