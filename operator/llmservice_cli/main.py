@@ -9,7 +9,8 @@ import yaml
 
 from llmservice_api import crd
 from llmservice_api.resource import parse
-from llmservice_cli import engine
+from llmservice_cli import engine, plan_once, simulate
+from llmservice_cli.problems import Problem
 
 
 def _print_crd(arguments: argparse.Namespace) -> int:
@@ -44,9 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checker.add_argument("files", nargs="+")
     checker.set_defaults(run=_check)
     engine.add_to(commands)
+    plan_once.add_to(commands)
+    simulate.add_to(commands)
     parsed = parser.parse_args(arguments)
-    run: int = parsed.run(parsed)
-    return run
+    try:
+        code: int = parsed.run(parsed)
+    except Problem as problem:
+        print(f"llmservice: {problem}", file=sys.stderr)
+        return 2
+    return code
 
 
 if __name__ == "__main__":

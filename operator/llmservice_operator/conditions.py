@@ -1,8 +1,8 @@
 """(old conditions, facts) -> new conditions. Pure. The transition time moves only when a status flips."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
+from llmservice_api.plan_status import timestamp
 from llmservice_api.status import Condition
 from llmservice_core.contract import PORT_ENGINE_METRICS, PORT_ROUTER_METRICS
 from llmservice_core.model import Attainment, ClassTraffic, Observation, Reason, ServiceClass
@@ -12,10 +12,6 @@ TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 OPEN = "open: whoever reaches the routers may use them, for spec.router.access names no API keys"
 Verdict = tuple[str, str, str]
 """Status, reason, message."""
-
-
-def timestamp(now_s: float) -> str:
-    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def report(old: Sequence[Condition], facts: Facts) -> list[Condition]:

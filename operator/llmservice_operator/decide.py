@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from llmservice_api.resource import LLMService
 from llmservice_core import planner
 from llmservice_core.model import Observation, Plan, Pool, PoolSeen
+from llmservice_core.observation import nothing_known
 from llmservice_core.planner_memory import Memory
 from llmservice_operator import observe, observe_pods
 from llmservice_operator.kinds import DEPLOYMENT, POD
@@ -36,7 +37,7 @@ async def decide(world: World, service: LLMService, pools: tuple[PoolSeen, ...],
     start_up_s = observe_pods.start_up_seconds(pods, world.start_ups[service.key])
     prometheus = world.prometheus(service)
     if prometheus is None:
-        seen = observe.nothing_known(goal, pools, start_up_s, now_s, NO_URL)
+        seen = nothing_known(goal, pools, start_up_s, now_s, NO_URL)
     else:
         ready = observe_pods.ready_since(pods)
         seen = await observe.observe(goal, service.key, prometheus, pools, start_up_s, now_s, ready)

@@ -4,12 +4,12 @@ import hashlib
 import uuid
 from collections.abc import Mapping
 
+from llmservice_api.plan_status import timestamp
 from llmservice_api.resource import LLMService
 from llmservice_api.status import Change, Condition
 from llmservice_core.contract import FIELD_MANAGER
 from llmservice_core.model import Plan, Pool
 from llmservice_operator.apply import Restored
-from llmservice_operator.conditions import timestamp
 from llmservice_operator.kinds import EVENT, Manifest
 
 LONGEST = 1000

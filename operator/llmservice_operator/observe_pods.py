@@ -1,34 +1,22 @@
 """What pods and Deployments (plain dicts of the API) say about pool sizes and start-up times. Pure; reads no clock."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from llmservice_core import contract
 from llmservice_core.model import Pool, PoolSeen
+from llmservice_core.observation import ReadySince
 from llmservice_core.planner_facts import MOST_START_UP_S
+from llmservice_core.samples import p90_start_up_s
 from llmservice_operator.child_engine import LOAD_S
 
 Manifest = Mapping[str, Any]
 StartUps = Mapping[str, float]
 """Created-to-Ready seconds of engine pods that exist, by uid."""
 
-RECENT_PODS = 20
-"""Start-up times of the newest so many pods count: an old image or node says little about the next pod."""
-
-
 ROUTER_START_S = 30.0
 """A router is Ready within seconds of having its image and volumes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadySince:
-    """When each pod that is Ready now became so: who is Ready for long should have been scraped."""
-
-    routers: Sequence[float]
-    engines: Mapping[Pool, Sequence[float]]
 
 
 def pool_seen(pods: Sequence[Manifest], deployments: Sequence[Manifest]) -> tuple[PoolSeen, ...]:
@@ -67,9 +55,7 @@ def start_ups(pods: Sequence[Manifest], known: StartUps) -> StartUps:
 
 def start_up_seconds(pods: Sequence[Manifest], known: StartUps) -> float | None:
     """p90 of created-to-Ready over the newest engine pods of which it is known; None before the first."""
-    newest = sorted((created, known[_uid(p)]) for p in pods if _uid(p) in known and (created := _created_s(p)))
-    recent = sorted(seconds for _, seconds in newest[-RECENT_PODS:])
-    return recent[math.ceil(0.9 * len(recent)) - 1] if recent else None
+    return p90_start_up_s((created, known[_uid(p)]) for p in pods if _uid(p) in known and (created := _created_s(p)))
 
 
 def _seen(pool: Pool, pods: Sequence[Manifest], deployments: Sequence[Manifest]) -> PoolSeen:

@@ -6,11 +6,12 @@ a `PrometheusError` whose text a person can act on.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
+
+from llmservice_core.samples import Series
 
 TIMEOUT_S = 5.0
 """A plan is due every 5 to 15 s; an answer that takes longer is as good as none."""
@@ -18,16 +19,6 @@ TIMEOUT_S = 5.0
 
 class PrometheusError(Exception):
     """Prometheus did not answer the question; the text says why, for condition MetricsAvailable."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
-    """One series of a range vector: samples in time order, NaN and infinities left out."""
-
-    name: str
-    labels: Mapping[str, str]
-    times: Sequence[float]
-    values: Sequence[float]
 
 
 class Prometheus:

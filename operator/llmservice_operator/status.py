@@ -4,22 +4,21 @@ import re
 from collections.abc import Mapping, Sequence
 
 from llmservice_api import durations
+from llmservice_api.plan_status import plan_status, rounded, timestamp
 from llmservice_api.status import (
     HISTORY_LENGTH,
     Change,
     ClassStatus,
     ObservedSlo,
-    PlanStatus,
     PoolStatus,
     PoolStatuses,
     Sizes,
     Status,
-    StepSizes,
     Summary,
 )
-from llmservice_core.model import Attainment, ClassTraffic, Plan, Pool, ServiceClass, Slo, Step
+from llmservice_core.model import Attainment, ClassTraffic, Plan, Pool, ServiceClass, Slo
 from llmservice_operator import events
-from llmservice_operator.conditions import report, timestamp
+from llmservice_operator.conditions import report
 from llmservice_operator.facts import Facts
 
 BAND = 0.1
@@ -37,11 +36,11 @@ def build(old: Status, facts: Facts, history: Sequence[Change], memory: str | No
         endpoint=f"http://{facts.service.metadata.name}.{facts.service.metadata.namespace}.svc/v1",
         revision=facts.revision,
         gpus=facts.gpus,
-        load=_rounded(plan.load) if plan else None,
+        load=rounded(plan.load) if plan else None,
         summary=_summary(facts, classes),
         classes=classes,
         pools=PoolStatuses.model_validate({p.value: _pool(facts, p) for p in facts.service.spec.pools.used()}),
-        plan=_plan(plan) if plan else None,
+        plan=plan_status(plan) if plan else None,
         history=list(history)[-HISTORY_LENGTH:],
         memory=memory,
     )
@@ -94,11 +93,6 @@ def _differs(old: float | None, new: float | None, *, attainment: bool) -> bool:
     return abs(old - new) > (1.0 if attainment else BAND * max(abs(old), abs(new)))
 
 
-def _rounded(value: float | None) -> float | None:
-    """Four digits: a status is read by people."""
-    return None if value is None else float(f"{value:.4g}")
-
-
 def _classes(facts: Facts) -> list[ClassStatus]:
     traffic = {t.name: t for t in facts.observation.classes} if facts.observation else {}
     return [_class(c, traffic.get(c.name)) for c in facts.service.to_goal().classes]
@@ -107,9 +101,9 @@ def _classes(facts: Facts) -> list[ClassStatus]:
 def _class(wanted: ServiceClass, seen: ClassTraffic | None) -> ClassStatus:
     return ClassStatus(
         name=wanted.name,
-        requests_per_second=_rounded(seen.arrivals_rps) if seen else None,
-        prompt_tokens=_rounded(seen.prompt_tokens) if seen else None,
-        output_tokens=_rounded(seen.output_tokens) if seen else None,
+        requests_per_second=rounded(seen.arrivals_rps) if seen else None,
+        prompt_tokens=rounded(seen.prompt_tokens) if seen else None,
+        output_tokens=rounded(seen.output_tokens) if seen else None,
         ttft=_observed(wanted.ttft, seen.ttft if seen else None),
         tbt=_observed(wanted.tbt, seen.tbt if seen else None),
     )
@@ -120,8 +114,8 @@ def _observed(wanted: Slo, seen: Attainment | None) -> ObservedSlo:
     return ObservedSlo(
         target=durations.written(wanted.target_s),
         percentile=wanted.percentile,
-        attainment=None if share is None else _rounded(100 * share),
-        events=_rounded(seen.events) if seen else None,
+        attainment=None if share is None else rounded(100 * share),
+        events=rounded(seen.events) if seen else None,
     )
 
 
@@ -138,26 +132,6 @@ def _pool(facts: Facts, pool: Pool) -> PoolStatus:
         reason=str(decision.reason) if decision else "NotPlanned",
         message=decision.message[:2048] if decision else "",
     )
-
-
-def _plan(plan: Plan) -> PlanStatus:
-    return PlanStatus(
-        time=timestamp(plan.time_s),
-        reason=str(plan.reason),
-        message=plan.message[:2048],
-        inputs=_known(plan.inputs),
-        capacity=_known(plan.capacity),
-        steps=[_step(step) for step in plan.steps],
-    )
-
-
-def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: rounded for name, value in numbers.items() if (rounded := _rounded(value)) is not None}
-
-
-def _step(step: Step) -> StepSizes:
-    sizes = {pool.value: _rounded(size) for pool, size in step.sizes.items()}
-    return StepSizes(name=step.name, why=step.why[:2048], **sizes)
 
 
 def change(before: Mapping[Pool, int], after: Mapping[Pool, int], plan: Plan) -> Change:

@@ -126,6 +126,15 @@ def choose(
     return pair or _no_endpoint()
 
 
+def decode_instead(endpoints: Iterable[Endpoint], reserved: Endpoint, excluded: Collection[str] = ()) -> Endpoint:
+    """The reserved decode engine as it was, or another of its revision if that one may take nothing any more: the KV
+    is not pulled yet. The reserved one, too, when there is no other."""
+    able = [e for e in usable(endpoints, Pool.DECODE, excluded) if e.revision == reserved.revision]
+    if any(e.name == reserved.name for e in able):
+        return reserved
+    return min(able, key=lambda e: e.work_tokens, default=reserved)
+
+
 def _one_step(candidates: Sequence[Endpoint], why: RouteReason, policy: Policy, draw: float) -> Route | NoRoute:
     if not candidates:
         return _no_endpoint()

@@ -23,8 +23,9 @@ from prometheus_client.registry import Collector
 
 from llmservice_core import contract
 from llmservice_core import metric_names as names
+from llmservice_core.step_sums import PAIRS
 from llmservice_serving.engine_misses import SLACK_BOUNDS
-from llmservice_serving.engine_numbers import PAIRS, EngineNumbers
+from llmservice_serving.engine_numbers import EngineNumbers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

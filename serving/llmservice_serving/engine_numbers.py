@@ -7,15 +7,14 @@ of the model that runs: a paced tiny model passes them divided by its scale.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from math import ceil
+from dataclasses import dataclass
 from threading import Lock
 
 from llmservice_core.latency import Work
-from llmservice_core.metric_names import FEATURES, KINDS
+from llmservice_core.metric_names import KINDS
+from llmservice_core.step_sums import KindSums, features, kind_of
 from llmservice_serving.engine_misses import Gaps
 
-PAIRS = tuple((i, j) for i in range(len(FEATURES)) for j in range(i, len(FEATURES)))
 MEAN_GAIN = 0.01
 MAX_SERIES = 64
 """Class and target come from requests: a client must not be able to create series without end."""
@@ -46,36 +45,6 @@ class Live:
     """Offset in force, of a policy that has one."""
 
 
-@dataclass(slots=True)
-class KindSums:
-    """Sufficient statistics of one kind of step: least squares on them gives the same fit as on the steps."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    xx: list[float] = field(default_factory=lambda: [0.0] * len(PAIRS))
-    xy: list[float] = field(default_factory=lambda: [0.0] * len(FEATURES))
-
-
-def kind_of(w: Work) -> str:
-    """One of metric_names.KINDS."""
-    prefill, decode, mixed = KINDS
-    if not w.decodes:
-        return prefill
-    return mixed if w.new_tokens else decode
-
-
-def features(w: Work, tile_tokens: int) -> tuple[float, ...]:
-    """x of metric_names.FEATURES."""
-    return (
-        1.0,
-        float(ceil(w.tokens / tile_tokens)),
-        w.tokens / 1e3,
-        w.attention_tokens2 / 1e6,
-        w.decodes,
-        w.decode_kv_tokens / 1e3,
-    )
-
-
 class EngineNumbers:
     """All counters of one engine. Methods are called by the step loop only; `lock` is for readers."""
 
@@ -102,13 +71,7 @@ class EngineNumbers:
         with self.lock:
             self.steps += 1
             self.mean_step_s += max(MEAN_GAIN, 1 / self.steps) * (seconds - self.mean_step_s)
-            sums = self.kinds[kind_of(w)]
-            sums.steps += 1
-            sums.seconds += seconds
-            for at, (i, j) in enumerate(PAIRS):
-                sums.xx[at] += x[i] * x[j]
-            for i, xi in enumerate(x):
-                sums.xy[i] += xi * seconds
+            self.kinds[kind_of(w)].add(x, seconds)
             cell = self.bins.setdefault(first, [0.0, 0.0])
             cell[0] += 1
             cell[1] += seconds

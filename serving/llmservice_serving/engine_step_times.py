@@ -8,8 +8,9 @@ from __future__ import annotations
 from llmservice_core import least_squares
 from llmservice_core.capacity import INDEPENDENT_STEPS, STEP_NOISE
 from llmservice_core.metric_names import FEATURES
+from llmservice_core.step_sums import PAIRS, KindSums, features
 from llmservice_core.steps import StepTime
-from llmservice_serving.engine_numbers import PAIRS, EngineNumbers, KindSums, features
+from llmservice_serving.engine_numbers import EngineNumbers
 
 ENOUGH_STEPS = 200
 RELEARN_EVERY = 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmservice_core.steps import DEFAULT_CLASS, Task
 
@@ -52,14 +53,18 @@ class Job(Task):
 
 
 def job_of(arrival: Arrival) -> Job:
-    """The answer's length is known to nobody but an oracle."""
-    return Job(
-        asked=arrival,
-        prompt_tokens=arrival.prompt_tokens,
-        arrival_s=arrival.time_s,
-        service_class=arrival.service_class,
-        tenant=arrival.tenant,
-        ttft_s=arrival.ttft_s,
-        tbt_s=arrival.tbt_s,
-        expected_output=float(arrival.output_tokens),
-    )
+    return Job(**job_fields(arrival))
+
+
+def job_fields(arrival: Arrival) -> dict[str, Any]:
+    """What a Job is made of. The answer's length is known to nobody but an oracle."""
+    return {
+        "asked": arrival,
+        "prompt_tokens": arrival.prompt_tokens,
+        "arrival_s": arrival.time_s,
+        "service_class": arrival.service_class,
+        "tenant": arrival.tenant,
+        "ttft_s": arrival.ttft_s,
+        "tbt_s": arrival.tbt_s,
+        "expected_output": float(arrival.output_tokens),
+    }

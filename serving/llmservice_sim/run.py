@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmservice_core.latency import Work
+from llmservice_core.steps import StepTime
 from llmservice_sim.engine import Engine
 from llmservice_sim.jobs import Arrival, Job, job_of
-
-StepTime = Callable[[Work], float]
-"""Seconds that a step with this work takes, all that the loop costs included."""
 
 
 class StuckError(RuntimeError):

@@ -20,10 +20,10 @@ from aiohttp.test_utils import TestServer
 
 from llmservice_core import metric_names as names
 from llmservice_core.model import Goal, Mode, Observation, Pool, PoolGoal, PoolSeen, Reason, ServiceClass, Slo
+from llmservice_core.observation import NAMES, ReadySince
 from llmservice_core.planner import plan
 from llmservice_core.planner_memory import Memory
-from llmservice_operator.observe import NAMES, observe
-from llmservice_operator.observe_pods import ReadySince
+from llmservice_operator.observe import observe
 from llmservice_operator.observe_prometheus import Prometheus
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "prometheus_range.json").read_text())

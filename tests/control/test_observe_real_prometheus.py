@@ -23,8 +23,9 @@ from llmservice_core import metric_names as names
 from llmservice_core.capacity import pool_capacity
 from llmservice_core.latency import Work
 from llmservice_core.model import Goal, Mode, Observation, Pool, PoolGoal, PoolSeen, Reason, ServiceClass, Slo
+from llmservice_core.observation import NAMES
 from llmservice_core.planner import plan
-from llmservice_operator.observe import NAMES, observe
+from llmservice_operator.observe import observe
 from llmservice_operator.observe_prometheus import Prometheus
 from llmservice_serving.engine_exporter import EngineCollector
 from llmservice_serving.engine_numbers import EngineNumbers, Limits, Live

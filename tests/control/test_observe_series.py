@@ -4,9 +4,8 @@ import pytest
 
 from llmservice_core import metric_names as names
 from llmservice_core.model import Pool, PoolSeen
-from llmservice_operator.observe_engine import FIRST_STEPS, engines_seen, step_stats
-from llmservice_operator.observe_prometheus import Series
-from llmservice_operator.observe_series import covered_s, increase, live, mean_since, scrape_gap_s, unscraped, windows
+from llmservice_core.observation_engines import FIRST_STEPS, engines_seen, step_stats
+from llmservice_core.samples import Series, covered_s, increase, live, mean_since, scrape_gap_s, unscraped, windows
 
 
 def series(*values: float, start_s: float = 0.0, gap_s: float = 5.0, name: str = "x", **labels: str) -> Series:

@@ -32,7 +32,8 @@ from llmservice_core.model import (
 from llmservice_core.planner import plan
 from llmservice_core.planner_memory import Memory
 from llmservice_core.step_models import step_model
-from llmservice_serving.engine_numbers import PAIRS, EngineNumbers, Limits, Live
+from llmservice_core.step_sums import PAIRS
+from llmservice_serving.engine_numbers import EngineNumbers, Limits, Live
 
 SCALE = 8
 MODEL = step_model("rtx4090-mistral-7b")

@@ -16,6 +16,7 @@ from llmservice_core.routing import (
     RouteReason,
     Waiting,
     choose,
+    decode_instead,
     queue_order,
 )
 
@@ -208,3 +209,21 @@ def test_reasons_say_what_a_person_sees() -> None:
     assert isinstance(route, NoRoute)
     assert route.reason is RouteReason.NO_PAIR
     assert "same revision" in route.message
+
+
+@pytest.mark.parametrize(
+    ("fleet", "taken"),
+    [
+        ([engine("d1", 90), engine("d2", 1)], "d1"),  # it was reserved, whatever work it has
+        ([engine("d1", drain=True), engine("d2", 9), engine("d3", 5)], "d3"),
+        ([engine("d1", drain=True), engine("d2", revision="b"), engine("p1")], "d1"),
+        ([engine("d2", 9)], "d2"),
+        ([], "d1"),
+    ],
+)
+def test_a_reserved_decode_engine_that_leaves_is_replaced_within_its_revision(
+    fleet: list[Endpoint], taken: str
+) -> None:
+    assert decode_instead(fleet, engine("d1")).name == taken
+    excluded = decode_instead([engine("d1"), engine("d2", 9)], engine("d1"), excluded={"d1"})
+    assert excluded.name == "d2"

@@ -11,10 +11,11 @@ import pytest
 from llmservice_core.latency import Work, work
 from llmservice_core.policy_orders import Sarathi
 from llmservice_core.step_models import step_model
+from llmservice_core.step_sums import PAIRS, features, kind_of
 from llmservice_core.steps import Task
 from llmservice_serving import engine_steps, pace
 from llmservice_serving.engine_misses import CAUSES, StepFacts
-from llmservice_serving.engine_numbers import MAX_SERIES, PAIRS, EngineNumbers, Limits, Live, features, kind_of
+from llmservice_serving.engine_numbers import MAX_SERIES, EngineNumbers, Limits, Live
 from llmservice_serving.engine_seats import Seat, Seats
 from llmservice_serving.engine_steps import StepClock
 from llmservice_serving.engine_targets import Targets, parse

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 
-from llmservice_core.model import Pool
-from llmservice_core.routing import Endpoint, NoRoute, Policy, Route, Waiting, choose, queue_order
+from llmservice_core.routing import Endpoint, NoRoute, Policy, Route, Waiting, choose, decode_instead, queue_order
 
 
 class Lease:
@@ -72,15 +71,7 @@ class Fleet:
 
     def decode_instead(self, endpoint: Endpoint) -> Endpoint:
         """The reserved decode engine, or another of its revision if that one is leaving: its KV is not pulled yet."""
-        if self.is_usable(endpoint.name):
-            return endpoint
-        mates = [e for e in self.snapshot() if (e.pool, e.revision) == (Pool.DECODE, endpoint.revision)]
-        able = [e for e in mates if self.is_usable(e.name)]
-        return min(able, key=lambda e: e.work_tokens, default=endpoint)
-
-    def is_usable(self, name: str) -> bool:
-        known = self._known.get(name)
-        return known is not None and known.is_usable and name not in self._excluded()
+        return decode_instead(self.snapshot(), endpoint, self._excluded())
 
     def lease(self, endpoint: Endpoint, work_tokens: float) -> Lease:
         return Lease(self, endpoint, work_tokens)

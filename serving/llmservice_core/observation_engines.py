@@ -9,8 +9,7 @@ from dataclasses import replace
 
 from llmservice_core import metric_names as names
 from llmservice_core.model import EngineLimits, PoolSeen, StepStats
-from llmservice_operator.observe_prometheus import Series
-from llmservice_operator.observe_series import Windows, live, mean_since, unscraped
+from llmservice_core.samples import Series, Windows, live, mean_since, unscraped
 
 FIRST_STEPS = 20.0
 """A process's first steps are left out: they compile, allocate and page in."""

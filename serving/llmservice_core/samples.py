@@ -1,15 +1,14 @@
-"""Sums over samples of counters and gauges: increases across restarts, latest values, means. Pure; knows no names.
+"""Samples as a scrape keeps them, and sums over them: increases across restarts, means, liveness. Pure; no names.
 
 Not PromQL's increase(): its extrapolation scales each series differently, which breaks sums that belong together.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 from statistics import median
-
-from llmservice_operator.observe_prometheus import Series
 
 DEFAULT_GAP_S = 15.0
 LIVE_GAPS = 2.5
@@ -18,6 +17,18 @@ GRACE_GAPS = 3.0
 LEAST_GRACE_S = 10.0
 """A pod that is Ready for so many scrape gaps, or so long, should have a sample: Prometheus takes up new targets within
 5 s and scrapes them within a gap, and one scrape may fail."""
+RECENT_PODS = 20
+"""Start-up times of the newest so many pods count: an old image or node says little about the next pod."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One series of a range vector: samples in time order, NaN and infinities left out."""
+
+    name: str
+    labels: Mapping[str, str]
+    times: Sequence[float]
+    values: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +91,12 @@ def unscraped(ready_since_s: Iterable[float], alive: Iterable[Series], newest_s:
     expected = sum(newest_s - since_s > grace_s for since_s in ready_since_s)
     scraped = {(s.labels.get("pod", ""), s.labels.get("instance", "")) for s in alive}
     return max(0, expected - len(scraped))
+
+
+def p90_start_up_s(pods: Iterable[tuple[float, float]]) -> float | None:
+    """p90 of the start-up seconds of the newest pods, given as (created, seconds); None before the first."""
+    recent = sorted(seconds for _, seconds in sorted(pods)[-RECENT_PODS:])
+    return recent[ceil(0.9 * len(recent)) - 1] if recent else None
 
 
 def mean_since(series: Series, since_s: float) -> float:
