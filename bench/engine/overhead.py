@@ -1,45 +1,56 @@
-"""What our scheduler adds to a step: order, gap counters, step statistics. No model runs; every request decodes.
+"""What our scheduler adds to a step: policy, gap counters, step statistics. No model runs.
 
-    python -m bench.engine.overhead [--write]
+    python -m bench.engine.overhead [--running 16 64 256 1024] [--waiting 0 100 10000] [--write]
 
-Medians of several runs of tests/serving/engine_drive.py, stock vLLM against ours, taken in turn.
+CPU of schedule() and update_from_output() together, thread time, in one process that steps stock vLLM and ours in turn
+(tests/serving/engine_drive.py): medians over rounds. Every running request decodes in each step. With requests waiting,
+all seats but one are taken by decodes, and prompts of 100 to 800 tokens with an answer of one token stream through:
+each step has prompt work, so each is planned. `fcfs` is vLLM's order with our counters: what all policies pay.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
+from llmservice_core.policies import NAMES
 from tests.serving.engine_room import run_inside
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "serving" / "engine_drive.py"
 RESULTS = Path(__file__).with_name("OVERHEAD.md")
-ROUNDS = 3
-RUNNING = (16, 64)
+STOCK = "stock,fcfs"
+POLICIES = ("fcfs", "slai-plus", "slai", "vtc")
 
 
-def step_us(which: str, policy: str, running: int) -> float:
-    return float(run_inside(SCRIPT, "cost", which, policy, str(running))["us_per_step"])
+def microseconds(running: int, waiting: int, policies: Sequence[str]) -> dict[str, float]:
+    kinds = [STOCK, *(f"ours,{policy}" for policy in policies)]
+    found: dict[str, float] = run_inside(SCRIPT, "cost", str(running), str(waiting), *kinds, timeout_s=600)
+    return {kind.partition(",")[2] if kind != STOCK else STOCK: us for kind, us in found.items()}
 
 
-def row(running: int) -> str:
-    pairs = [(step_us("stock", "fcfs", running), step_us("ours", "slai", running)) for _ in range(ROUNDS)]
-    stock, ours = (median(column) for column in zip(*pairs, strict=True))
-    return f"| {running} | {stock:.0f} | {ours:.0f} | {ours - stock:.0f} | {(ours - stock) / running:.1f} |"
+def row(running: int, waiting: int, policies: Sequence[str]) -> str:
+    us = microseconds(running, waiting, policies)
+    cells = [f"{us[p] / us[STOCK]:.2f}" for p in policies]
+    return f"| {running} | {waiting} | {us[STOCK]:.0f} | {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--running", type=int, nargs="+", default=[16, 64, 256, 1024])
+    parser.add_argument("--waiting", type=int, nargs="+", default=[0, 100, 10_000])
+    parser.add_argument("--policies", nargs="+", default=POLICIES, choices=NAMES)
     parser.add_argument("--write", action="store_true", help="keep the table in bench/engine/OVERHEAD.md")
     args = parser.parse_args()
-    head = "| running | stock, us of CPU per step | ours | more | per request |\n| ---: | ---: | ---: | ---: | ---: |"
-    table = "\n".join([head, *(row(running) for running in RUNNING)])
-    print(table)
+    names = " | ".join(f"{p} / stock" for p in args.policies)
+    lines = [f"| running | waiting | stock, us per step | {names} |"]
+    lines.append("| ---: | ---: | ---: |" + " ---: |" * len(args.policies))
+    lines += [row(running, waiting, args.policies) for running in args.running for waiting in args.waiting]
+    print("\n".join(lines), flush=True)
     if args.write:
-        title = "# CPU time of the step loop, without the model\n\n`python -m bench.engine.overhead --write`"
-        RESULTS.write_text(f"{title}\n\n{table}\n")
+        head = ["# CPU time of the step loop, without the model", "", (__doc__ or "").strip(), ""]
+        RESULTS.write_text("\n".join([*head, *lines, ""]))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,33 @@ ON_TIME, LATE = 1.0, 2.0
 OVERDUE = 0.0
 
 
+class Rows(Generic[T]):
+    """A sorted list whose first rows are taken without moving the others."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[Key, int, T]] = []
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return len(self._rows) - self._taken
+
+    def __iter__(self) -> Iterator[tuple[Key, int, T]]:
+        return (self._rows[at] for at in range(self._taken, len(self._rows)))
+
+    def add(self, row: tuple[Key, int, T]) -> None:
+        insort(self._rows, row, lo=self._taken)
+
+    def remove(self, row: tuple[Key, int, T]) -> None:
+        at = bisect_left(self._rows, row, lo=self._taken)
+        if at > self._taken:
+            del self._rows[at]
+            return
+        self._taken += 1
+        if self._taken > 64 and 2 * self._taken > len(self._rows):
+            del self._rows[: self._taken]
+            self._taken = 0
+
+
 class Backlog(Generic[T]):
     """Smallest key first, then first added; in groups, whose lists are merged by key. `lead` stands before lateness.
 
@@ -39,7 +66,7 @@ class Backlog(Generic[T]):
     ) -> None:
         self._key, self._lead, self._group = key, lead, group
         self._late_last, self._guard_s = late_last, guard_s
-        self._lists: dict[str, list[tuple[Key, int, T]]] = {}
+        self._lists: dict[str, Rows[T]] = {}
         self._entries: dict[T, tuple[Key, int, T]] = {}
         self._moments: list[tuple[float, int, T, float]] = []
         self._ages: list[tuple[float, int, T]] = []
@@ -52,7 +79,7 @@ class Backlog(Generic[T]):
         return task in self._entries
 
     def __iter__(self) -> Iterator[T]:
-        lists = [rows for rows in self._lists.values() if rows]
+        lists = [rows for rows in self._lists.values() if len(rows)]
         rows = lists[0] if len(lists) == 1 else merge(*lists)
         return (row[2] for row in rows)
 
@@ -61,7 +88,7 @@ class Backlog(Generic[T]):
 
     def heads(self) -> list[T]:
         """The first of each group."""
-        return [rows[0][2] for rows in self._lists.values() if rows]
+        return [next(iter(rows))[2] for rows in self._lists.values() if len(rows)]
 
     def of_group(self, group: str) -> Iterator[T]:
         return (row[2] for row in self._lists.get(group, ()))
@@ -87,8 +114,7 @@ class Backlog(Generic[T]):
 
     def remove(self, task: T) -> None:
         entry = self._entries.pop(task)
-        rows = self._lists[self._group(task)]
-        del rows[bisect_left(rows, entry)]
+        self._lists[self._group(task)].remove(entry)
 
     def advance(self, now_s: float) -> None:
         """Requests whose moment has come change their place."""
@@ -97,8 +123,7 @@ class Backlog(Generic[T]):
             entry = self._entries.get(task)
             if entry is None or entry[1] != number or entry[0][self._lead_parts(task)] == OVERDUE:
                 continue  # admitted since, or as urgent as can be
-            rows = self._lists[self._group(task)]
-            del rows[bisect_left(rows, entry)]
+            self._lists[self._group(task)].remove(entry)
             self._insert(task, number, rank)
 
     def _lead_parts(self, task: T) -> int:
@@ -108,4 +133,7 @@ class Backlog(Generic[T]):
         own = (task.arrival_s,) if rank == OVERDUE else self._key(task)
         entry = ((*self._lead(task), rank, *own), number, task)
         self._entries[task] = entry
-        insort(self._lists.setdefault(self._group(task), []), entry)
+        group = self._group(task)
+        if group not in self._lists:
+            self._lists[group] = Rows()
+        self._lists[group].add(entry)

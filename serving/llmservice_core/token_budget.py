@@ -21,10 +21,10 @@ def auto_budget(
 ) -> int:
     """Tokens, decodes included: from one tile of prompt beside the decodes up to `most`. `started`: the prompt that
     goes on, whose cached tokens cost attention. Without a target among the decodes: `most`."""
-    tightest_s = min((d.tbt_s for d in decodes if d.tbt_s is not None), default=math.inf)
+    tightest_s = min([d.tbt_s for d in decodes if d.tbt_s is not None], default=math.inf)
     if math.isinf(tightest_s):
         return most
-    kv = sum(d.prompt_tokens + d.produced for d in decodes)
+    kv = sum([d.prompt_tokens + d.produced for d in decodes])
     cached = started.computed if started is not None else 0
     tiles = range(1, max(1, (most - len(decodes)) // tile) + 1)
     fits = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -55,6 +55,7 @@ class Seats:
         self._targets: Counter[float] = Counter()
         self._serial = count()
         self._has_complained = False
+        self._has_held_back = False
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -121,31 +122,33 @@ class Seats:
         Once per request and step: requests of one class that were last served together have the same gap, so it is
         counted once for each run of them. Further tokens of a request in one step have no gap: they are in time.
         """
-        seats, now_s, heard = self.by_id, step.ended_s, []
-        run: list[Seat] = []
-        run_gaps, run_last_s = None, None
+        seats, now_s = self.by_id, step.ended_s
+        heard: list[Seat] = []
+        run_gaps, run_last_s, run_from = None, None, 0
         for request_id, new in zip(request_ids, tokens, strict=False):
             seat = seats.get(request_id) if new else None
             if seat is None:
                 continue
-            n, gaps, last_s = len(new), seat.gaps, seat.last_token_s
+            gaps, last_s = seat.gaps, seat.last_token_s
+            if gaps is not run_gaps or last_s != run_last_s:
+                _count(run_gaps, run_last_s, heard, run_from, step)
+                run_gaps, run_last_s, run_from = gaps, last_s, len(heard)
+            n = len(new)
+            if n > 1 and gaps is not None:
+                gaps.in_time(n - 1)
             seat.produced += n
             seat.last_token_s = now_s
             heard.append(seat)
-            if gaps is None:
-                continue
-            if n > 1:
-                gaps.in_time(n - 1)
-            if gaps is not run_gaps or last_s != run_last_s:
-                _count(run_gaps, run_last_s, run, step)
-                run, run_gaps, run_last_s = [], gaps, last_s
-            run.append(seat)
-        _count(run_gaps, run_last_s, run, step)
+        _count(run_gaps, run_last_s, heard, run_from, step)
+        if self._has_held_back:
+            for seat in heard:
+                seat.sat_out = 0
         if self.policy is not None and heard:
             self.policy.served(heard, now_s=now_s, kv_usage=step.kv_usage)
 
-    def sit_out(self, request_ids: Iterable[str]) -> None:
+    def sit_out(self, request_ids: Sequence[str]) -> None:
         """These got nothing in a step, by a plan."""
+        self._has_held_back = self._has_held_back or bool(request_ids)
         for request_id in request_ids:
             self.by_id[request_id].sat_out += 1
 
@@ -161,10 +164,11 @@ class Seats:
             self.policy.left(seat, is_complete=is_complete)
 
 
-def _count(gaps: Gaps | None, last_s: float | None, run: Sequence[Seat], step: StepFacts) -> None:
-    """Seats whose last tokens left together at `last_s`; None: these are their first, which have no gap."""
-    if gaps is not None and last_s is not None and gaps.count(step.ended_s - last_s, len(run)):
-        for seat in run:
+def _count(gaps: Gaps | None, last_s: float | None, seats: Sequence[Seat], first: int, step: StepFacts) -> None:
+    """Seats from `first` on, whose last tokens left together at `last_s`; None: these are their first, which have no
+    gap."""
+    if gaps is None or last_s is None or first == len(seats):
+        return
+    if gaps.count(step.ended_s - last_s, len(seats) - first):
+        for seat in seats[first:]:
             seat.missed(gaps, step)
-    for seat in run:
-        seat.sat_out = 0

@@ -9,6 +9,7 @@ python engine_drive.py cost RUNNING WAITING CLASS,POLICY ...       microseconds 
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import os
@@ -164,7 +165,8 @@ def arrivals() -> Iterator[Request]:
 
 class Loop:
     """One scheduler without a model, full of decodes that never end, and prompts of one token's answer that stream
-    through the one seat that is left. Targets that nobody can meet: no decode may wait, so that every step is full."""
+    through the one seat that is left. With prompts, targets that nobody can meet: no decode may wait, so that each step
+    is as full as stock's."""
 
     def __init__(self, which: str, policy: str, running: int, waiting: int) -> None:
         os.environ["LLMSERVICE_POLICY"] = policy
@@ -172,7 +174,8 @@ class Loop:
         self.s = scheduler(which, is_async=False, blocks=70_000, seqs=seats, budget=running + 256)
         if getattr(self.s, "driver", None):
             self.s.driver.times._paced = step_model("rtx4090-mistral-7b").work_s
-        self.requests = {f"r{i}": request(f"r{i}", 4, 1900, 1e-4) for i in range(running)}
+        tbt_s = 1e-4 if waiting else 0.5
+        self.requests = {f"r{i}": request(f"r{i}", 4, 1900, tbt_s) for i in range(running)}
         for r in self.requests.values():
             self.s.add_request(r)
         for _ in range(10):
@@ -198,6 +201,8 @@ def cost(running: int, waiting: int, kinds: list[str]) -> dict[str, float]:
     on all alike."""
     loops = {kind: Loop(*kind.split(","), running, waiting) for kind in kinds}
     rounds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    gc.collect()
+    gc.freeze()  # as vLLM's engine does
     for _ in range(COST_ROUNDS):
         for kind, loop in loops.items():
             rounds[kind].append(sum(loop.step() for _ in range(COST_STEPS)) / COST_STEPS)

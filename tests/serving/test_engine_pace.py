@@ -266,7 +266,9 @@ class TestSeats:
         seats.numbers = numbers()
         seat = self.seat(seats)
         seats.served(["r"], [[7]], step(1.0))
-        seat.sat_out, seat.request.num_preemptions = sat_out, preemptions
+        seat.request.num_preemptions = preemptions
+        for _ in range(sat_out):
+            seats.sit_out(["r"])
         seats.served(["r"], [[7]], step(1.25, **facts))
         seats.served(["r"], [[7]], step(1.3))
         assert seat.gaps is not None
