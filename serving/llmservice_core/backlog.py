@@ -8,10 +8,16 @@ from heapq import heappop, heappush, merge
 from itertools import count, islice
 from typing import Generic, Protocol, TypeVar
 
+from llmservice_core.guard import Guard
+
 
 class Waits(Protocol):
     arrival_s: float
     ttft_s: float | None
+    is_overdue: bool
+
+    @property
+    def known(self) -> int: ...
 
 
 T = TypeVar("T", bound=Waits)
@@ -51,8 +57,8 @@ class Backlog(Generic[T]):
     """Smallest key first, then first added; in groups, whose lists are merged by key. `lead` stands before lateness.
 
     `late_last`: a request whose first token can no longer come in time goes behind all that still can (its target is
-    missed already, the others' are not). `guard_s`: one that has waited so long goes before all others, oldest first; a
-    bound on waiting. Both happen in `advance`, once per request: a heap of moments, no scan.
+    missed already, the others' are not). `guard_s`: one that first-come order would have started so long ago goes
+    before all others, oldest first (`Guard`). Both happen in `advance`, once per request: no scan.
     """
 
     def __init__(
@@ -65,11 +71,12 @@ class Backlog(Generic[T]):
         guard_s: float | None = None,
     ) -> None:
         self._key, self._lead, self._group = key, lead, group
-        self._late_last, self._guard_s = late_last, guard_s
+        self._late_last = late_last
+        self._guard: Guard[T] | None = Guard(guard_s) if guard_s is not None else None
         self._lists: dict[str, Rows[T]] = {}
         self._entries: dict[T, tuple[Key, int, T]] = {}
-        self._moments: list[tuple[float, int, T, float]] = []
-        self._ages: list[tuple[float, int, T]] = []
+        self._moments: list[tuple[float, int, T]] = []
+        """When each becomes late."""
         self._count = count()
 
     def __len__(self) -> int:
@@ -93,24 +100,18 @@ class Backlog(Generic[T]):
     def of_group(self, group: str) -> Iterator[T]:
         return (row[2] for row in self._lists.get(group, ()))
 
-    def oldest(self) -> T | None:
-        """The one whose client has waited longest."""
-        while self._ages:
-            _, number, task = self._ages[0]
-            entry = self._entries.get(task)
-            if entry is not None and entry[1] == number:
-                return task
-            heappop(self._ages)  # it was admitted since
-        return None
-
     def add(self, task: T) -> None:
         number = next(self._count)
-        self._insert(task, number, ON_TIME)
-        heappush(self._ages, (task.arrival_s, number, task))
+        self._insert(task, number, OVERDUE if task.is_overdue else ON_TIME)
         if self._late_last and task.ttft_s is not None:
-            heappush(self._moments, (task.arrival_s + task.ttft_s, number, task, LATE))
-        if self._guard_s is not None:
-            heappush(self._moments, (task.arrival_s + self._guard_s, number, task, OVERDUE))
+            heappush(self._moments, (task.arrival_s + task.ttft_s, number, task))
+        if self._guard is not None:
+            self._guard.came(task, task.known)
+
+    def settled(self, task: T) -> None:
+        """It has started, or left for good: it stands in nobody's way any more."""
+        if self._guard is not None:
+            self._guard.settled(task)
 
     def remove(self, task: T) -> None:
         entry = self._entries.pop(task)
@@ -119,15 +120,19 @@ class Backlog(Generic[T]):
     def advance(self, now_s: float) -> None:
         """Requests whose moment has come change their place."""
         while self._moments and self._moments[0][0] < now_s:
-            _, number, task, rank = heappop(self._moments)
+            _, number, task = heappop(self._moments)
             entry = self._entries.get(task)
-            if entry is None or entry[1] != number or entry[0][self._lead_parts(task)] == OVERDUE:
-                continue  # admitted since, or as urgent as can be
-            self._lists[self._group(task)].remove(entry)
-            self._insert(task, number, rank)
+            if entry is not None and entry[1] == number and not task.is_overdue:
+                self._move(task, entry, LATE)
+        for task in self._guard.due(now_s) if self._guard is not None else ():
+            task.is_overdue = True
+            entry = self._entries.get(task)
+            if entry is not None:
+                self._move(task, entry, OVERDUE)
 
-    def _lead_parts(self, task: T) -> int:
-        return len(self._lead(task))
+    def _move(self, task: T, entry: tuple[Key, int, T], rank: float) -> None:
+        self._lists[self._group(task)].remove(entry)
+        self._insert(task, entry[1], rank)
 
     def _insert(self, task: T, number: int, rank: float) -> None:
         own = (task.arrival_s,) if rank == OVERDUE else self._key(task)

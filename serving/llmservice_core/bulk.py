@@ -23,8 +23,7 @@ class Bulk:
     most_candidates: int = 64
     """So many waiting prompts are looked at for one that fits."""
     guard_s: float = 60.0
-    """A prompt that has waited this long goes before all longer than `short_tokens`: a promise, not a gain."""
-    short_tokens: int = 2500
+    """A prompt that first-come order would have started so long ago goes before all others: a promise, not a gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

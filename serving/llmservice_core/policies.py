@@ -56,7 +56,7 @@ NAMES: Final = (STOCK, *_MADE)
 
 
 _TOKENS: Final[Mapping[str, tuple[str, ...]]] = {
-    "slai-plus": ("narrowest", "widest", "tile", "long_tokens", "short_tokens"),
+    "slai-plus": ("narrowest", "widest", "tile", "long_tokens"),
     "rad": ("tile", "width"),
     "mlfq": ("quantum",),
 }

@@ -14,9 +14,9 @@ then serves all decodes in one batch, whose cost hardly grows with its width. Si
 6. without prompts every decode runs, unless a step of all is too slow for the strictest of them: then the relaxed take
    turns (a decode pool whose width is bounded by memory, not by its strictest user).
 
-A prompt past its TTFT target stands behind those that can still meet theirs. A prompt that has waited `guard_s` goes
-before all that are not short: a bound on waiting that costs short ones nothing. Time comes from a step-time model,
-corrected by what steps took (`Pace`). Until there is one, SLAI's order holds.
+A prompt past its TTFT target stands behind those that can still meet theirs. One that first-come order would have
+started `guard_s` ago goes before all others: a bound on waiting. Time comes from a step-time model, corrected by what
+steps took (`Pace`). Until there is one, SLAI's order holds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmservice_core.backlog import LATE, ON_TIME, OVERDUE
 from llmservice_core.bulk import Bulk, Pace
 from llmservice_core.latency import Work
 from llmservice_core.policy_slai import Slai
@@ -63,10 +64,12 @@ class Scene:
 class Plus(Plain):
     late_last = True
     plans_width = True
+    guard_s: float | None
 
     def __init__(self, bulk: Bulk | None = None, *, name: str = "slai-plus") -> None:
         self.name = name
         self.bulk = bulk or Bulk()
+        self.guard_s = self.bulk.guard_s
         self.pace = Pace()
         self.until_known = Slai()
         self._is_known = False
@@ -157,38 +160,21 @@ class Plus(Plain):
     def _prompts(self, scene: Scene) -> list[Task]:
         """Started and admissible ones, best first, no more than the widest step could hold."""
         view = scene.view
-        candidates = view.waiting.first(self.bulk.most_candidates)
-        oldest = view.waiting.oldest()
-        if oldest is not None and self._is_overdue(oldest, view.now_s):
-            candidates = self._with_overdue(candidates, oldest)
-        fresh = self._admissible(scene, candidates)
-        prompts, now_s = [*view.started, *fresh], view.now_s
-        has_overdue = any(self._is_overdue(p, now_s) for p in prompts)
-        return sorted(prompts, key=lambda p: self._rank(p, now_s, has_overdue))
+        fresh = self._admissible(scene, view.waiting.first(self.bulk.most_candidates))
+        return sorted([*view.started, *fresh], key=lambda p: self._rank(p, view.now_s))
 
-    def _is_overdue(self, p: Task, now_s: float) -> bool:
-        return now_s - p.arrival_s > self.bulk.guard_s and p.known > self.bulk.short_tokens
-
-    def _with_overdue(self, candidates: Sequence[Task], overdue: Task) -> list[Task]:
-        """It takes its place among them before memory is given out."""
-        others = [p for p in candidates if p is not overdue]
-        behind = [p for p in others if p.known > self.bulk.short_tokens]
-        return [*(p for p in others if p.known <= self.bulk.short_tokens), overdue, *behind]
-
-    def _rank(self, p: Task, now_s: float, has_overdue: bool) -> tuple[float, ...]:
+    def _rank(self, p: Task, now_s: float) -> tuple[float, ...]:
+        """As the queue orders them, but by what remains of the prompt."""
         lead = (not p.produced, p.priority)  # with tokens already: it lost its cache while its client watches a stream
-        if has_overdue and self._is_overdue(p, now_s):
-            return (*lead, 1.0, p.arrival_s)
-        if p.ttft_s is not None and now_s > p.arrival_s + p.ttft_s:
-            first = 3.0
-        else:
-            first = 2.0 if has_overdue and p.known > self.bulk.short_tokens else 0.0
+        if p.is_overdue:
+            return (*lead, OVERDUE, p.arrival_s)
+        is_late = p.ttft_s is not None and now_s > p.arrival_s + p.ttft_s
         strictness = math.inf if p.tbt_s is None else p.tbt_s
-        return (*lead, first, strictness, p.remaining, p.arrival_s)
+        return (*lead, LATE if is_late else ON_TIME, strictness, p.remaining, p.arrival_s)
 
     def _admissible(self, scene: Scene, candidates: Sequence[Task]) -> list[Task]:
         """Whole prompts that fit beside what is kept for shorter ones. One that does not is passed over, unless it is
-        strict: nobody takes the memory that it waits for."""
+        strict or overdue: nobody takes the memory that it waits for."""
         view, tokens = scene.view, 0
         free = max(0, view.free_tokens - sum(p.remaining for p in view.started))
         # An empty engine keeps nothing for anybody: nothing would change.
@@ -199,7 +185,7 @@ class Plus(Plain):
             if len(found) >= view.seats or tokens >= self.bulk.widest:
                 break
             known = p.known
-            is_strict = p.produced > 0 or (p.tbt_s is not None and self._is_tight(p.tbt_s, scene.sit_out_s))
+            is_strict = p.produced > 0 or p.is_overdue or self._is_strict(p, scene)
             kept = 0.0 if is_strict else reserve * min(1.0, known / self.bulk.long_tokens)
             if is_strict and known > free and will_free:
                 break
@@ -207,6 +193,9 @@ class Plus(Plain):
                 found.append(p)
                 free, tokens = free - known, tokens + p.remaining
         return found
+
+    def _is_strict(self, p: Task, scene: Scene) -> bool:
+        return p.tbt_s is not None and self._is_tight(p.tbt_s, scene.sit_out_s)
 
     # How wide
 

@@ -44,6 +44,8 @@ class Task:
     produced: int = 0
     is_started: bool = False
     """Admitted and not pre-empted since."""
+    is_overdue: bool = False
+    """It waited longer than its queue promises: it goes before others until its prompt is done."""
     is_remote: bool = False
     """Its prompt's KV comes from another engine: starting it costs one token. Drivers admit it before prompts."""
     last_token_s: float | None = None

@@ -75,6 +75,11 @@ class PromptQueue(RequestQueue):  # type: ignore[misc]
             if self._offered is not None and seat in self._offered:
                 self._offered.remove(seat)
 
+    def settled(self, seat: Seat) -> None:
+        """It has started, or left for good."""
+        for queue in (self._remote, self.prompts):
+            queue.settled(seat)
+
     def __bool__(self) -> bool:
         return bool(self._remote) or bool(self.prompts if self._offered is None else self._offered)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -51,6 +51,8 @@ class Seats:
     def __init__(self) -> None:
         self.numbers: EngineNumbers | None = None
         self.policy: Policy | None = None
+        self.settled: Callable[[Seat], None] = _nothing
+        """Told of each request that has started, or has left."""
         self.by_id: dict[str, Seat] = {}
         self._targets: Counter[float] = Counter()
         self._serial = count()
@@ -114,6 +116,7 @@ class Seats:
         seat.is_started = True
         if not seat.was_admitted and self.policy is not None:
             self.policy.admitted(seat)
+            self.settled(seat)
         seat.was_admitted = True
 
     def served(self, request_ids: Sequence[str], tokens: Sequence[Sequence[int]], step: StepFacts) -> None:
@@ -162,6 +165,11 @@ class Seats:
                 del self._targets[seat.tbt_s]
         if self.policy is not None:
             self.policy.left(seat, is_complete=is_complete)
+            self.settled(seat)
+
+
+def _nothing(_: Seat) -> None:
+    """Nobody waits for this news."""
 
 
 def _count(gaps: Gaps | None, last_s: float | None, seats: Sequence[Seat], first: int, step: StepFacts) -> None:

@@ -74,6 +74,7 @@ class SLAI(Scheduler):  # type: ignore[misc]
         elif policy is not None and self.order_waiting:
             self._seats.policy = policy
             self.waiting = PromptQueue(policy, self._seats.of)
+            self._seats.settled = self.waiting.settled
             times = StepTimes(numbers, self._clock.pace.duration_s if self._clock.pace else None)
             self.driver = Driver(policy, settings, self._seats, times, numbers.limits.tile_tokens)
         self._trace = engine_trace.from_environment()

@@ -209,6 +209,7 @@ class Engine:
         if len(self.running) >= self.limits.max_seqs or not self._fits(job, tokens):
             return False
         queue.remove(job)
+        queue.settled(job)
         if self.policy is not None and not job.preemptions:
             self.policy.admitted(job)
         self._begin(batch, job, tokens)

@@ -20,27 +20,77 @@ def filled(queue: Backlog[Task], *tasks: Task) -> Backlog[Task]:
     return queue
 
 
-def test_order_first_and_oldest() -> None:
+def test_order_and_first() -> None:
     queue = filled(shortest(), prompt("b", 9, waits=1), prompt("a", 5, waits=3), prompt("c", 9, waits=7))
     assert (names(list(queue)), names(queue.first(2)), len(queue)) == (["a", "b", "c"], ["a", "b"], 3)
-    oldest = queue.oldest()
-    assert oldest is not None
-    queue.remove(oldest)
-    assert names([queue.oldest() or prompt("", 1)]) == ["a"]
 
 
-def test_late_ones_go_behind_and_overdue_ones_in_front_of_all_oldest_first() -> None:
-    tasks = [
-        prompt("late", 1, waits=2, ttft_s=1.0),
-        prompt("overdue", 900, waits=70, ttft_s=1.0),
-        prompt("older", 950, waits=80, ttft_s=75.0),
-        prompt("fresh", 500, ttft_s=1.0),
-    ]
-    queue = filled(shortest(late_last=True, guard_s=60.0), *tasks)
+def test_the_head_can_be_taken_many_times() -> None:
+    queue = filled(shortest(), *(prompt(f"{n:03}", n) for n in range(1, 301)))
+    taken = []
+    for _ in range(250):
+        (head,) = queue.first(1)
+        queue.remove(head)
+        taken.append(head)
+    queue.add(prompt("new", 260))
+    assert names(taken) == [f"{n:03}" for n in range(1, 251)]
+    assert names(queue.first(11))[-2:] == ["260", "new"]
+    assert len(queue) == 51
+
+
+def test_late_ones_go_behind() -> None:
+    queue = filled(shortest(late_last=True), prompt("late", 1, waits=2, ttft_s=1.0), prompt("fresh", 500, ttft_s=1.0))
+    assert names(list(queue)) == ["late", "fresh"]
     queue.advance(0.0)
-    assert names(list(queue)) == ["older", "overdue", "fresh", "late"]
+    assert names(list(queue)) == ["fresh", "late"]
     queue.advance(1e9)
-    assert names(list(queue)) == ["older", "overdue", "late", "fresh"]
+    assert names(list(queue)) == ["late", "fresh"], "both are late now"
+
+
+class TestGuard:
+    """Patience 60 s. Whoever starts, starts tokens: when as many have started as came before a request, first come,
+    first served would have started it."""
+
+    def start(self, queue: Backlog[Task], task: Task) -> None:
+        queue.remove(task)
+        queue.settled(task)
+
+    def test_overdue_ones_go_in_front_of_all_oldest_first(self) -> None:
+        long, longer, later = (
+            prompt("long", 900, waits=9),
+            prompt("longer", 950, waits=8),
+            prompt("later", 800, waits=7),
+        )
+        short = [prompt(f"s{i}", 450, waits=5) for i in range(4)]
+        queue = filled(shortest(late_last=True, guard_s=60.0), long, longer, later, *short)
+        queue.advance(0.0)
+        for task in short[:2]:
+            self.start(queue, task)
+        queue.advance(1.0)  # 900 tokens have started: first come, first served would have started long and longer
+        queue.advance(60.5)
+        assert names(queue.first(2)) == ["long", "s2"], "long was the first in line from the beginning"
+        queue.advance(61.5)
+        assert names(list(queue)) == ["long", "longer", "s2", "s3", "later"]
+        assert longer.is_overdue
+        assert not later.is_overdue
+
+    def test_who_comes_back_keeps_its_place_in_the_line(self) -> None:
+        first, second = prompt("first", 900), prompt("second", 100)
+        queue = filled(shortest(guard_s=60.0), first, second)
+        for _ in range(3):  # as an engine does with a request that is blocked
+            queue.remove(first)
+            queue.add(first)
+        queue.advance(0.0)
+        queue.advance(61.0)
+        assert names(list(queue)) == ["first", "second"]
+
+    def test_who_left_stands_in_nobodys_way(self) -> None:
+        gone, second, short = prompt("gone", 900), prompt("second", 800), prompt("short", 1)
+        queue = filled(shortest(guard_s=60.0), gone, second, short)
+        self.start(queue, gone)
+        queue.advance(0.0)
+        queue.advance(61.0)
+        assert names(list(queue)) == ["second", "short"]
 
 
 def test_what_leads_stands_before_lateness() -> None:
@@ -80,5 +130,3 @@ def test_any_sequence_keeps_every_request_once(
             inside ^= {tasks[i]}
     assert sorted(names(list(queue))) == sorted(t.name for t in inside)
     assert len(queue) == len(inside)
-    oldest = queue.oldest()
-    assert (oldest.arrival_s if oldest else None) == min((t.arrival_s for t in inside), default=None)

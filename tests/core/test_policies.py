@@ -40,8 +40,9 @@ class TestShortest:
         assert queued(ShortestPrompt(), prompt("long", 900, waits=5), prompt("short", 20)) == ["short", "long"]
 
     def test_the_guard_bounds_the_wait(self) -> None:
-        assert queued(ShortestPrompt(), prompt("short", 20), prompt("long", 900, waits=61)) == ["long", "short"]
-        assert queued(ShortestPrompt(guard_s=None), prompt("short", 20), prompt("long", 900, waits=61))[0] == "short"
+        long = prompt("long", 900, waits=200, is_overdue=True)
+        assert queued(ShortestPrompt(), prompt("short", 20), long) == ["long", "short"]
+        assert (ShortestPrompt().guard_s, ShortestPrompt(guard_s=None).guard_s) == (60.0, None)
 
     def test_by_prompt_and_what_answers_of_its_class_took_until_now(self) -> None:
         policy = ShortestJob(ClassHistory(fewest=2))

@@ -15,7 +15,7 @@ from llmservice_core.policy_plus import Plus
 from llmservice_core.steps import Mode, StepPlan, Task
 from tests.core.scenes import RELAXED, STRICT, chunks, decode, names, prompt, queued, step_s, view
 
-BULK = Bulk(short_tokens=500)
+BULK = Bulk()
 
 
 def plan(*decodes: Task, **scene: Any) -> StepPlan:
@@ -103,18 +103,23 @@ def test_without_a_seat_nobody_is_admitted_but_who_started_goes_on() -> None:
 
 
 @pytest.mark.parametrize("computed", [0, 10])
-def test_an_overdue_prompt_goes_before_other_long_ones_and_behind_short_ones(computed: int) -> None:
-    old = prompt("old", 6000, waits=90, computed=computed)
-    others = [prompt("short", 100), prompt("long", 3000)]
+def test_an_overdue_prompt_goes_before_all_others_waiting_or_started(computed: int) -> None:
+    old = prompt("old", 600, waits=90, computed=computed, is_overdue=True)
+    others = [prompt("short", 100), prompt("strict", 300, tbt_s=STRICT)]
     scene = {"started": [old], "waiting": others} if computed else {"waiting": [*others, old]}
-    assert [name for name, _ in chunks(plan(**scene))] == ["short", "old"]
+    assert [name for name, _ in chunks(plan(**scene))] == ["old", "strict"]
+
+
+def test_nobody_takes_the_memory_that_an_overdue_prompt_waits_for() -> None:
+    old, short = prompt("old", 6000, waits=90, is_overdue=True), prompt("short", 100)
+    assert plan(decode("d"), waiting=[old, short], free_tokens=5_999).chunks == ()
 
 
 def test_a_late_prompt_stands_behind_those_that_can_still_be_in_time_but_not_for_ever() -> None:
-    late, overdue = prompt("late", 50, waits=2, ttft_s=1.0), prompt("overdue", 700, waits=90, ttft_s=1.0)
-    on_time = prompt("on time", 400, ttft_s=1.0)
+    late, on_time = prompt("late", 50, waits=2, ttft_s=1.0), prompt("on time", 400, ttft_s=1.0)
+    overdue = prompt("overdue", 700, waits=90, ttft_s=1.0, is_overdue=True)
     assert [name for name, _ in chunks(plan(waiting=[late, on_time]))] == ["on time", "late"]
-    assert [name for name, _ in chunks(plan(waiting=[late, on_time, overdue]))] == ["on time", "overdue"]
+    assert [name for name, _ in chunks(plan(waiting=[late, on_time, overdue]))] == ["overdue", "on time"]
 
 
 def test_with_a_full_cache_and_free_mixing_decodes_come_along() -> None:

@@ -64,6 +64,7 @@ def believe(s: Any, policy: str) -> None:
     """Step times are known from the first step on, and the policy's widths suit the small engine."""
     s.driver.policy = s._seats.policy = make_policy(policy, scale=SCALE)
     s.waiting = engine_queue.PromptQueue(s.driver.policy, s._seats.of)
+    s._seats.settled = s.waiting.settled
     s.driver.times._paced = MODEL.work_s
     s.driver._tile_tokens = TILE
 
