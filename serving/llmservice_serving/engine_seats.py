@@ -116,8 +116,8 @@ class Seats:
         seat.is_started = True
         if not seat.was_admitted and self.policy is not None:
             self.policy.admitted(seat)
-            self.settled(seat)
         seat.was_admitted = True
+        self.settled(seat)
 
     def served(self, request_ids: Sequence[str], tokens: Sequence[Sequence[int]], step: StepFacts) -> None:
         """Tokens of these requests left the engine with this step: count the gaps before them, tell the policy.
