@@ -199,16 +199,18 @@ class Plus(Plain):
 
     # How wide
 
-    def _widths(self, view: View, wanted: int) -> range:
-        most = min(self.bulk.widest, view.budget_tokens)
-        least = min(self.bulk.narrowest, most)
+    def _widths(self, view: View, wanted: int, riding: int) -> range:
+        """Widest first. However many decodes ride along, a tile is left for prompts."""
+        least = min(max(self.bulk.narrowest, riding + self.bulk.tile), view.budget_tokens)
+        most = max(least, min(self.bulk.widest, view.budget_tokens))
         top = max(least, min(most, -(-wanted // self.bulk.tile) * self.bulk.tile))
         return range(top, least - 1, -self.bulk.tile)
 
     def _prefill(self, scene: Scene, prompts: Sequence[Task], slack_s: float) -> StepPlan | None:
         """The widest step that leaves the waiting decodes their time; the narrowest if only a strict token is late."""
         plan, strict_s = None, scene.strict.due_s - scene.view.now_s
-        for width in self._widths(scene.view, prompts[0].remaining + len(scene.strict.tasks)):
+        riding = len(scene.strict.tasks)
+        for width in self._widths(scene.view, prompts[0].remaining + riding, riding):
             plan = self._step(scene, Mode.PREFILL, prompts, scene.strict, width, slack_s)
             if _seconds(plan) <= min(slack_s, strict_s):
                 return plan
@@ -233,7 +235,7 @@ class Plus(Plain):
     def _mixed(self, scene: Scene, prompts: Sequence[Task]) -> StepPlan | None:
         """All decodes are due: prompts come along if that is cheaper than two steps and late for none."""
         everyone, riding = len(scene.every.tasks), len(scene.strict.tasks)
-        for width in self._widths(scene.view, self.bulk.widest):
+        for width in self._widths(scene.view, self.bulk.widest, 0):
             if width <= everyone:
                 return None
             mixed = self._step(scene, Mode.MIXED, prompts, scene.every, width, math.inf)

@@ -42,6 +42,13 @@ def test_a_step_is_no_wider_than_the_first_prompt_needs_in_tiles() -> None:
     assert [width(n) for n in (10, 256, 257, 500, 700, 4000)] == [256, 256, 384, 512, 768, 768]
 
 
+def test_however_many_strict_decodes_ride_along_a_tile_is_left_for_prompts() -> None:
+    """Their tokens are late already: the step is the narrowest there is, and prompts must not starve."""
+    riding = [decode(str(i), tbt_s=STRICT, ago_s=1.0) for i in range(300)]
+    assert chunks(plan(*riding, waiting=[prompt("p", 900)], budget_tokens=2048)) == [("p", 212)]
+    assert chunks(plan(*riding, waiting=[prompt("p", 900)], budget_tokens=310)) == [("p", 10)]
+
+
 def test_when_the_relaxed_are_due_all_decodes_run_in_one_step() -> None:
     late = [decode(str(i), ago_s=0.41) for i in range(40)]
     found = plan(*late, waiting=[prompt("p", 600)], step_s=lambda w: 2 * step_s(w) + 1e-3 * w.decodes)
