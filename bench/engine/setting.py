@@ -133,8 +133,8 @@ class Point:
     is_tbt_met: bool
     served: float
     """Work served a second while requests came, but for the first quarter of that time: a prompt token counts what it
-    costs in a tile of 512, an answer's token what it costs in a full-width decode step (RAD's prices). Only under
-    overload does it say what an engine can do; unlike requests, work is not served sooner by taking short ones first."""
+    costs in a tile of 512, an answer's token what it costs in a full-width decode step (RAD's prices). It says what an
+    engine can do under overload only; unlike requests, work is not served sooner by taking short ones first."""
 
     def meets(self, median_s: float, tail_s: float = math.inf) -> bool:
         """The paper's criterion: median TTFT, and the tail of TBT of every class; and a bound on the tail of TTFT."""

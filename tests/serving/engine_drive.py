@@ -3,6 +3,7 @@
 python engine_drive.py signatures
 python engine_drive.py drive CLASS,POLICY,sync|async|fenced,KV_BLOCKS ...     CLASS: ours | stock; one result for each
                        fenced: async, and freed blocks wait for steps in flight, as with a KV connector on a GPU
+python engine_drive.py fallbacks                               features that no plan counts with
 python engine_drive.py pause                                       steps of a paused engine that has work
 python engine_drive.py cost RUNNING WAITING CLASS,POLICY ...       microseconds of CPU per step
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import gc
 import inspect
 import json
+import logging
 import os
 import sys
 import time
@@ -19,6 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,6 +29,7 @@ from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, 
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -53,10 +57,12 @@ def parameters(function: Any) -> list[str]:
             for p in inspect.signature(function).parameters.values()]  # fmt: skip
 
 
-def scheduler(which: str, *, is_async: bool, blocks: int, seqs: int = 16, budget: int = BUDGET) -> Any:
+def scheduler(
+    which: str, *, is_async: bool, blocks: int, seqs: int = 16, budget: int = BUDGET, order: Any = "fcfs"
+) -> Any:
     model = ModelConfig(model=str(MODEL), dtype="float32", seed=0, max_model_len=2048, enforce_eager=True)
     plan = SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=max(budget, seqs), max_model_len=2048,
-                           enable_chunked_prefill=True, is_encoder_decoder=False,
+                           enable_chunked_prefill=True, is_encoder_decoder=False, policy=order,
                            async_scheduling=is_async)  # fmt: skip
     cache = CacheConfig(block_size=BLOCK, gpu_memory_utilization=0.9, cache_dtype="auto", enable_prefix_caching=False)
     config = VllmConfig(scheduler_config=plan, model_config=model, cache_config=cache,
@@ -146,6 +152,25 @@ def pause() -> dict[str, Any]:
     return {"paused": paused, "resumed": resumed, "first_step_s": after - before}
 
 
+def fallbacks() -> dict[str, Any]:
+    """What an engine says, once, when it has something that no plan counts with, and which order it then has."""
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("vllm.llmservice")
+    log.addHandler(listener)
+    s = scheduler("ours", is_async=False, blocks=200, order="priority")
+    plain = {"policy": s.policy, "lora_config": None, "num_spec_tokens": 0, "ec_connector": None,
+             "parallel_config": s.parallel_config}  # fmt: skip
+    plain["policy"] = SchedulingPolicy.FCFS
+    ours = _ours()
+    cases = {"plain": {}, "LoRA": {"lora_config": object()}, "speculative decoding": {"num_spec_tokens": 2},
+             "an encoder connector": {"ec_connector": object()},
+             "pipeline parallelism": {"parallel_config": SimpleNamespace(pipeline_parallel_size=2)}}  # fmt: skip
+    seen = {name: ours._not_reasoned_about(SimpleNamespace(**{**plain, **case})) for name, case in cases.items()}
+    return {"said": said, "has_driver": s.driver is not None, "queue": type(s.waiting).__name__, "cases": seen}
+
+
 def step(s: Any, requests: dict[str, Request]) -> int:
     output = s.schedule()
     output.samples = {i: not requests[i].is_prefill_chunk for i in output.num_scheduled_tokens}
@@ -215,6 +240,8 @@ def main(arguments: list[str]) -> Any:
             return signatures()
         case ["drive", *runs]:
             return [_drive(*run.split(",")) for run in runs]
+        case ["fallbacks"]:
+            return fallbacks()
         case ["pause"]:
             return pause()
         case ["cost", running, waiting, *kinds]:

@@ -26,6 +26,7 @@ RUNS = (
     "ours,slai-plus,async,120",
     "ours,slai-plus,fenced,120",
     "ours,slai-plus,sync,4000",
+    *(f"ours,{policy},async,120" for policy in ("sarathi", "rad", "vtc", "edf", "mlfq", "sjf")),
 )
 SLAI_RUNS = tuple(run for run in RUNS if "slai" in run)
 BUDGET = 128
@@ -78,6 +79,18 @@ def test_a_paused_engine_computes_nothing_and_the_pause_is_no_steps_time() -> No
     assert seen["paused"] == 0
     assert seen["resumed"] > 0
     assert seen["first_step_s"] < 0.2
+
+
+def test_what_no_plan_counts_with_falls_back_to_vllms_order_with_one_line() -> None:
+    require_engine_environment()
+    seen = run_inside(SCRIPT, "fallbacks")
+    (line,) = [text for text in seen["said"] if "is not used" in text]
+    assert line == (
+        "policy slai-plus is not used: this engine has --scheduling-policy priority; vLLM's own order holds"
+    )
+    assert (seen["has_driver"], seen["queue"]) == (False, "PriorityRequestQueue")
+    assert seen["cases"] == {name: None if name == "plain" else name for name in seen["cases"]}
+    assert len(seen["cases"]) == 5
 
 
 def test_policy_fcfs_schedules_the_same_batches_as_stock(driven: dict[str, Any]) -> None:
