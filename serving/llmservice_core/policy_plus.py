@@ -184,6 +184,8 @@ class Plus(Plain):
         for p in candidates:
             if len(found) >= view.seats or tokens >= self.bulk.widest:
                 break
+            if view.cached is not None:
+                p.computed = view.cached(p)
             known = p.known
             is_strict = p.produced > 0 or p.is_overdue or self._is_strict(p, scene)
             kept = 0.0 if is_strict else reserve * min(1.0, known / self.bulk.long_tokens)

@@ -106,6 +106,8 @@ class View:
     """Most tokens of a step."""
     step_s: StepTime | None
     """None: step times are not known yet."""
+    cached: Callable[[Task], int] | None = None
+    """Tokens of a waiting prompt that the prefix cache holds; None: there is none."""
 
     @property
     def kv_usage(self) -> float:

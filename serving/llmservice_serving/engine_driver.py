@@ -9,7 +9,7 @@ scheduler class while the step is put together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llmservice_core.steps import Policy, StepPlan, Task, View
@@ -17,6 +17,8 @@ from llmservice_core.token_budget import auto_budget
 from llmservice_serving.engine_seats import Seat, Seats
 from llmservice_serving.engine_settings import SchedulerSettings
 from llmservice_serving.engine_step_times import StepTimes
+
+LOOK_UP_EVERY_S = 0.2
 
 
 class Driver:
@@ -79,6 +81,7 @@ class Driver:
             seats=scheduler.max_num_active_reqs - len(scheduler.running),
             budget_tokens=self._budget(decodes, started),
             step_s=step_s,
+            cached=_prefix_cache(scheduler, now_s),
         )
 
     def _budget(self, decodes: Sequence[Task], started: Sequence[Task]) -> int:
@@ -114,6 +117,26 @@ class Driver:
             _hide(scheduler, [*self.hidden, *started])
         # The tail is vLLM's victim.
         scheduler.running[:] = [*serve, *later, *waits, *started]
+
+
+def _prefix_cache(scheduler: Any, now_s: float) -> Callable[[Task], int] | None:
+    """The tokens of a waiting prompt that need no computing, looked up anew after a while. Counts as nothing in vLLM's
+    statistics: what it admits it looks up itself."""
+    manager = scheduler.kv_cache_manager
+    if not manager.enable_caching:
+        return None
+
+    def cached(task: Task) -> int:
+        seat = _seat(task)
+        request = seat.request
+        if now_s - seat.looked_up_s >= LOOK_UP_EVERY_S:
+            seat.looked_up_s, seat.computed = now_s, 0
+            if manager.prefix_cache_lookup_enabled(request):
+                hit = manager.coordinator.find_longest_cache_hit(request.block_hashes, request.num_tokens - 1)
+                seat.computed = hit[1]
+        return seat.computed
+
+    return cached
 
 
 def _hide(scheduler: Any, requests: Iterable[Any]) -> None:

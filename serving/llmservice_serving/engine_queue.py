@@ -24,6 +24,8 @@ class PromptQueue(RequestQueue):  # type: ignore[misc]
         self.prompts: Backlog[Task] = backlog_of(policy)
         self._remote: Backlog[Task] = backlog_of(policy)
         self._seat = seat
+        self._inside: dict[Request, Seat] = {}
+        """Whose seats may be gone by the time that vLLM takes them out."""
         self._offered: list[Seat] | None = None
 
     def offer(self, seats: Sequence[Seat]) -> None:
@@ -33,7 +35,7 @@ class PromptQueue(RequestQueue):  # type: ignore[misc]
         self._offered = None
 
     def add_request(self, request: Request) -> None:
-        seat = self._seat(request)
+        seat = self._inside[request] = self._seat(request)
         seat.back_in_line()
         (self._remote if seat.is_remote else self.prompts).add(seat)
 
@@ -42,6 +44,7 @@ class PromptQueue(RequestQueue):  # type: ignore[misc]
         if self._offered and seat is self._offered[-1]:
             self._offered.pop()
         (self._remote if seat in self._remote else self.prompts).remove(seat)
+        del self._inside[seat.request]
         return seat.request
 
     def peek_request(self) -> Request:
@@ -68,10 +71,8 @@ class PromptQueue(RequestQueue):  # type: ignore[misc]
         self.remove_requests([request])
 
     def remove_requests(self, requests: Iterable[Request]) -> None:
-        for seat in {self._seat(request) for request in requests}:
-            for queue in (self._remote, self.prompts):
-                if seat in queue:
-                    queue.remove(seat)
+        for seat in [self._inside.pop(request) for request in set(requests) & self._inside.keys()]:
+            (self._remote if seat in self._remote else self.prompts).remove(seat)
             if self._offered is not None and seat in self._offered:
                 self._offered.remove(seat)
 

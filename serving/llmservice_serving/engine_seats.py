@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ class Seat(Task):
     request: Any
     gaps: Gaps | None = None
     was_admitted: bool = False
+    looked_up_s: float = -math.inf
+    """When its prompt was last looked up in the prefix cache."""
     sat_out: int = 0
     """Steps since its last token that a plan let it sit out."""
     preemptions: int = 0
@@ -40,7 +43,7 @@ class Seat(Task):
         """It waits: for the first time, or because it was pre-empted."""
         params = self.request.kv_transfer_params
         self.is_remote = bool(params and params.get("do_remote_prefill"))
-        self.is_started, self.computed = False, 0
+        self.is_started, self.computed, self.looked_up_s = False, 0, -math.inf
         self.produced = self.request.num_output_tokens
         self.prompt_tokens = self.request.num_tokens - self.produced
 

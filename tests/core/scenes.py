@@ -54,6 +54,7 @@ def view(
     return View(
         now_s=0.0, decodes=decodes, started=started, waiting=queue, free_tokens=free, total_tokens=total,
         seats=room.pop("seats", 100), budget_tokens=room.pop("budget_tokens", 768), step_s=room.pop("step_s", step_s),
+        cached=room.pop("cached", None),
     )  # fmt: skip
 
 

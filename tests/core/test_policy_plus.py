@@ -104,6 +104,14 @@ def test_an_empty_engine_keeps_nothing_for_anybody() -> None:
     assert plan(waiting=[prompt("p", 4000)], free_tokens=3_999).chunks == ()
 
 
+def test_what_the_prefix_cache_holds_needs_no_step() -> None:
+    held = {"a": 900, "b": 0, "c": 3000}
+    rows = [prompt("a", 1000), prompt("b", 1100), prompt("c", 3100)]
+    found = plan(waiting=rows, cached=lambda p: held[p.name])
+    assert chunks(found) == [("a", 100), ("c", 100), ("b", 568)][: len(found.chunks)]
+    assert sum(n for _, n in found.chunks) == 256
+
+
 def test_without_a_seat_nobody_is_admitted_but_who_started_goes_on() -> None:
     found = plan(started=[prompt("begun", 900, computed=100)], waiting=[prompt("p", 100)], seats=0)
     assert [name for name, _ in chunks(found)] == ["begun"]
