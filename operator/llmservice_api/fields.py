@@ -119,6 +119,7 @@ AutoOrTokens = Annotated[
 ]
 
 Policy = Literal["slai", "slai-plus", "fcfs"]
+Shed = Literal["Never", "Late"]
 
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
 
