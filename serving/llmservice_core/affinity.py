@@ -17,8 +17,9 @@ BLOCK_BYTES = 512
 BLOCK_TOKENS = 128
 MOST_BLOCKS = 512
 """Of one prompt; what comes later is counted as not known."""
-BLOCKS_PER_ENGINE = 16_384
-"""Remembered, the least recently used go first: about 2 million tokens, 2 MiB in the router."""
+BLOCKS_PER_ENGINE = 4096
+"""Remembered, the least recently used go first: about half a million tokens, what an 80 GB GPU keeps of an 8B model (at
+131,072 bytes each). To remember more than the engine keeps is to wait for what is gone. Half a MiB in the router."""
 _HASH_BYTES = 8
 
 

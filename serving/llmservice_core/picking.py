@@ -48,8 +48,8 @@ class Room:
     """Prompts that an engine may hold before the next one waits elsewhere: fewer than `prompts`, or than `tokens`."""
 
     tokens: float = math.inf
-    prompts: int = 2
-    """The next one must be there when the last one ends, however long they are."""
+    prompts: int = 1
+    """At least one, however long it is."""
 
     def is_in(self, endpoint: Candidate) -> bool:
         return endpoint.prompts < self.prompts or endpoint.prompt_tokens < self.tokens

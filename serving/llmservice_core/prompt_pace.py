@@ -18,7 +18,7 @@ FEWEST = 3.0
 """Ends seen (weighted by how old they are) before anything is said."""
 KEEP = 0.95
 MOST_SURPRISE = 4.0
-"""A step many times slower than thought (a stop of the machine) counts as this many times."""
+"""A time many times longer than all that the engine holds should take (a stop of the machine) counts as so many."""
 LEAST_SPREAD = 0.02
 """Variance of the lengths over their squared mean below which the two coefficients cannot be told apart."""
 
@@ -44,8 +44,8 @@ class PromptPace:
 
     def ended(self, tokens: float, now_s: float) -> None:
         """A prompt was computed."""
-        self.gone(tokens)
         self._learn(tokens, max(0.0, now_s - self._since_s))
+        self.gone(tokens)
         self._since_s = self.seen_s = now_s
 
     def gone(self, tokens: float) -> None:
@@ -63,7 +63,7 @@ class PromptPace:
 
     def _learn(self, tokens: float, seconds: float) -> None:
         if self._weight >= FEWEST:
-            seconds = min(seconds, MOST_SURPRISE * max(self.seconds(Amount(1, tokens)), 1e-6))
+            seconds = min(seconds, MOST_SURPRISE * max(self.seconds(self.held), 1e-6))
         self._weight = KEEP * self._weight + 1.0
         self._tokens = KEEP * self._tokens + tokens
         self._squares = KEEP * self._squares + tokens * tokens

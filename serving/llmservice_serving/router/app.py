@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from llmservice_core.affinity import PrefixMemory
 from llmservice_serving.router import admin, discovery, keys_dir
 from llmservice_serving.router.door import Door
 from llmservice_serving.router.edge import EdgeRunner, Limits
@@ -53,6 +54,7 @@ def make_shared(settings: Settings) -> Shared:
             wait_for_endpoint_s=settings.wait_for_endpoint_s,
             queue_tokens=settings.queue_tokens,
             routers=lambda: door.routers,
+            memory=PrefixMemory(settings.prefix_blocks),
         ),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from llmservice_core.affinity import BLOCKS_PER_ENGINE
 from llmservice_core.contract import ENV_SERVICE, PORT_ENGINE_HTTP, PORT_ROUTER_HTTP, PORT_ROUTER_METRICS
 from llmservice_core.picking import Policy
 
@@ -34,6 +35,7 @@ class Settings:
     engine_port: int = _knob(PORT_ENGINE_HTTP, "port of the engines' HTTP server in watched pods")
     policy: str = _knob("", f"{', '.join(Policy)}; default: spec.router.routing of the LLMService")
     step_tokens: int = _knob(0, "tokens of an engine's step, two of which it holds; default: tokenBudget, else 2048")
+    prefix_blocks: int = _knob(BLOCKS_PER_ENGINE, "blocks of 128 tokens remembered per engine (prefix-affinity)")
     queue_tokens: int = _knob(1_000_000, "predicted prompt tokens of one class that may wait here; then 503")
     log_level: str = _knob("INFO", "DEBUG also logs each good request")
     wait_for_endpoint_s: float = _knob(10.0, "a request waits this long when no engine can take it, then 503")

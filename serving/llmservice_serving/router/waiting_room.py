@@ -147,7 +147,7 @@ class WaitingRoom:
     def _room(self) -> Room:
         """Two steps of the engine, less where other routers send it as much."""
         routers = max(1, self.routers() or 1)
-        return Room(tokens=STEPS_HELD * self.step_tokens / routers, prompts=2 if routers == 1 else 1)
+        return Room(tokens=STEPS_HELD * self.step_tokens / routers)
 
     def _saved(self, seeker: Seeker) -> Saved:
         """By what the policy believes to be in the engines' caches."""
@@ -165,9 +165,12 @@ class WaitingRoom:
         waiter = seeker.waiter
         self._lines[seeker.one_step].take(waiter)
         del self._seekers[waiter]
+        tokens: float = waiter.prompt_tokens
         if seeker.blocks:
-            self.memory.sent(route.prompt_engine.name, seeker.blocks)
-        seeker.grant.set_result(Grant(self.fleet, route, waiter.prompt_tokens, seeker.output_tokens))
+            name = route.prompt_engine.name
+            tokens -= round(tokens * self.memory.share(name, seeker.blocks))
+            self.memory.sent(name, seeker.blocks)
+        seeker.grant.set_result(Grant(self.fleet, route, tokens, seeker.output_tokens))
 
     def _withdraw(self, seeker: Seeker) -> None:
         """Out of the line at once, or what it has been given in this very moment goes back."""
