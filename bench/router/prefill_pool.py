@@ -1,4 +1,4 @@
-"""A pool of prefill engines behind the router's own rules, in virtual time: `Line`, `choose`, `PrefixMemory`.
+"""A pool of prefill engines behind the router's own rules, in virtual time: `Line`, `choose`, `PrefixMemory`, `expect`.
 
 An engine computes its prompts one after the other, the shortest first, in chunks at the measured step times of a GPU,
 and keeps the blocks of the last prompts. What is left out: short prompts that share a step, transfer, decode; TTFT ends
@@ -9,14 +9,15 @@ import heapq
 import itertools
 import random
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llmservice_core.affinity import BLOCKS_PER_ENGINE, PrefixMemory, of_session
 from llmservice_core.latency import StepModel
-from llmservice_core.line import Line, Waiter
+from llmservice_core.line import Amount, Line, Waiter
 from llmservice_core.model import Pool
 from llmservice_core.picking import UNBOUNDED, Policy, Room, Saved
+from llmservice_core.prompt_pace import PromptPace, expect
 from llmservice_core.routing import Endpoint, Route, choose
 
 CHUNK_TOKENS = 2048
@@ -40,6 +41,8 @@ class Served:
     ask: Ask
     ttft_s: float
     cached_tokens: int
+    predicted_s: float | None
+    """On arrival; None: nothing was known."""
 
 
 @dataclass(slots=True)
@@ -83,7 +86,8 @@ def prefill_s(model: StepModel, tokens: int, cached: int = 0) -> float:
 
 
 class PrefillPool:
-    """`room`: what an engine may hold before prompts wait in the line; `UNBOUNDED`: the router keeps none."""
+    """`room`: what an engine may hold before prompts wait in the line; `UNBOUNDED`: the router keeps none. `sheds`:
+    classes of which late requests are refused, on arrival or when they become hopeless; they end up in `refused`."""
 
     def __init__(
         self,
@@ -94,32 +98,41 @@ class PrefillPool:
         seed: int = 0,
         cache_tokens: int = 0,
         remembered_blocks: int = BLOCKS_PER_ENGINE,
+        sheds: Collection[str] = (),
     ) -> None:
         self._engines = {name: Engine(name, cache_tokens) for name in (f"p{i}" for i in range(engines))}
         self._model, self._policy, self._room = model, policy, room
         self._draws = random.Random(seed)
         self.line, self._memory = Line(), PrefixMemory(remembered_blocks)
         self._asks: dict[Waiter, Ask] = {}
+        self._paces = {name: PromptPace() for name in self._engines}
+        self._sheds, self.refused = sheds, list[Ask]()
+        self._predicted: dict[Ask, float] = {}
         self._served: list[Served] = []
 
     def run(self, asks: Iterable[Ask]) -> list[Served]:
         """Until all are served."""
         number = itertools.count()
-        events: list[tuple[float, int, Ask | Engine]] = [(a.arrival_s, next(number), a) for a in asks]
+        events: list[tuple[float, int, Ask | Engine | Waiter]] = [(a.arrival_s, next(number), a) for a in asks]
         heapq.heapify(events)
         while events:
             now_s, _, event = heapq.heappop(events)
             if isinstance(event, Ask):
-                self._arrive(event)
-            else:
+                waiter, hopeless_s = self._arrive(event, now_s)
+                if event.service_class in self._sheds:
+                    heapq.heappush(events, (hopeless_s, next(number), waiter))
+            elif isinstance(event, Engine):
                 self._finish(event, now_s)
+            elif event in self.line:
+                self._refuse(event)
             self._pump(now_s)
             for engine in self._engines.values():
                 if engine.running is None and engine.held:
                     heapq.heappush(events, (now_s + self._start(engine), next(number), engine))
         return self._served
 
-    def _arrive(self, ask: Ask) -> None:
+    def _arrive(self, ask: Ask, now_s: float) -> tuple[Waiter, float]:
+        """With the time from which on it cannot be served within its target."""
         waiter = Waiter(
             service_class=ask.service_class,
             tenant=ask.tenant,
@@ -129,6 +142,17 @@ class PrefillPool:
         )
         self._asks[waiter] = ask
         self.line.add(waiter)
+        own, ahead = Amount(1, ask.prompt_tokens), self.line.ahead(waiter, now_s)
+        seen = expect(self._paces.values(), own=own, ahead=ahead, after_s=0.0, age_s=0.0, now_s=now_s)
+        if seen is None:
+            return waiter, now_s + ask.ttft_s
+        self._predicted[ask] = seen.ttft_s
+        is_late = ask.service_class in self._sheds and seen.late_by_s(ask.ttft_s) > 0
+        return waiter, now_s if is_late else now_s + ask.ttft_s - seen.service_s
+
+    def _refuse(self, waiter: Waiter) -> None:
+        self.line.remove(waiter)
+        self.refused.append(self._asks.pop(waiter))
 
     def _pump(self, now_s: float) -> None:
         passed: set[Waiter] = set()
@@ -144,7 +168,8 @@ class PrefillPool:
                 name = route.prompt_engine.name
                 known = self._memory.share(name, ask.blocks)
                 self._memory.sent(name, ask.blocks)
-                self._engines[name].held[ask] = ask.prompt_tokens * (1 - known)
+                self._engines[name].held[ask] = tokens = ask.prompt_tokens * (1 - known)
+                self._paces[name].began(tokens, now_s)
             elif saved:
                 passed.add(waiter)
             else:
@@ -163,10 +188,13 @@ class PrefillPool:
     def _finish(self, engine: Engine, now_s: float) -> None:
         ask, engine.running = engine.running, None
         assert ask is not None
-        del engine.held[ask]
+        self._paces[engine.name].ended(engine.held.pop(ask), now_s)
         cached = engine.cached_tokens(ask)
         engine.keep(ask)
-        self._served.append(Served(ask=ask, ttft_s=now_s - ask.arrival_s, cached_tokens=cached))
+        predicted_s = self._predicted.get(ask)
+        self._served.append(
+            Served(ask=ask, ttft_s=now_s - ask.arrival_s, cached_tokens=cached, predicted_s=predicted_s)
+        )
 
 
 def percentile(values: Sequence[float], p: float) -> float:

@@ -8,8 +8,10 @@ ever, for nobody would see that things are better.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from llmservice_core.line import Amount
 
@@ -60,6 +62,10 @@ class PromptPace:
         """Of this engine alone. Only where `is_known`."""
         per_prompt, per_token = self._coefficients()
         return per_prompt * work.prompts + per_token * work.tokens
+
+    def left_s(self, now_s: float) -> float:
+        """Until all that it holds is done. Only where `is_known`."""
+        return max(0.0, self.seconds(self.held) - (now_s - self._since_s)) if self.held.prompts else 0.0
 
     def _learn(self, tokens: float, seconds: float) -> None:
         if self._weight >= FEWEST:
@@ -129,15 +135,25 @@ def expect(
 ) -> Expected | None:
     """None while something of it is unknown: then nobody is refused for it.
 
-    `paces`: of the engines that may compute the prompt. They share what waits in front of them; one that was not seen
-    of late is taken to be as fast as the mean of the others.
+    `paces`: of the engines that may compute the prompt. They share what waits in front of them, the one that is done
+    first takes the next; one that was not seen of late is taken to be as fast as the mean of the others.
     """
     known = [p for p in paces if p.is_known(now_s)]
     if not known or after_s is None:
         return None
-    held = sum((p.held for p in paces), Amount())
 
     def mean_s(work: Amount) -> float:
         return sum(p.seconds(work) for p in known) / len(known)
 
-    return Expected(age_s=age_s, queue_s=mean_s(held + ahead) / len(paces), prefill_s=mean_s(own), after_s=after_s)
+    left = [p.left_s(now_s) if p.is_known(now_s) else mean_s(p.held) for p in paces]
+    return Expected(age_s=age_s, queue_s=filled(left, mean_s(ahead)), prefill_s=mean_s(own), after_s=after_s)
+
+
+def filled(levels: Collection[float], more: float) -> float:
+    """The level up to which `more` fills the lowest of these, as water does."""
+    total = more
+    for count, (level, above) in enumerate(pairwise((*sorted(levels), math.inf)), start=1):
+        total += level
+        if total / count <= above:
+            return total / count
+    return math.inf

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmservice_core.line import Amount
-from llmservice_core.prompt_pace import FRESH_S, Expected, Lag, PromptPace, expect
+from llmservice_core.prompt_pace import FRESH_S, Expected, Lag, PromptPace, expect, filled
 
 LAW = settings(deadline=None, max_examples=60)
 
@@ -131,3 +131,18 @@ def test_nothing_is_said_while_something_is_unknown() -> None:
     assert seen(known, after_s=None) is None
     assert seen(known, later_s=FRESH_S + 1) is None
     assert seen(known) is not None
+
+
+@pytest.mark.parametrize(
+    ("levels", "more", "level"),
+    [([3], 0, 3), ([3], 2, 5), ([3, 1], 0, 1), ([3, 1], 2, 3), ([1, 3], 5, 4.5), ([0, 0, 9], 4, 2), ([2, 2], 0, 2)],
+)
+def test_the_engine_that_is_done_first_takes_the_next(levels: list[float], more: float, level: float) -> None:
+    assert filled(levels, more) == pytest.approx(level)
+
+
+def test_what_a_prompt_has_had_already_is_not_waited_for_again() -> None:
+    pace, now_s = served(*[(1000, 1.0)] * 5)
+    pace.began(2000, now_s)
+    assert pace.left_s(now_s + 0.5) == pytest.approx(1.5)
+    assert pace.left_s(now_s + 5.0) == 0.0
