@@ -10,7 +10,7 @@ It is a share of the turns and not the front of the line, because under overload
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -136,12 +136,11 @@ class Line:
 
     def first(self, now_s: float, besides: Collection[Waiter] = ()) -> Waiter | None:
         """Whose turn it is, if those in `besides` cannot go now."""
-        heads = self._heads(now_s, besides)
-        if not heads:
+        names = [name for name in self._classes if self._heads(name, besides)] if besides else list(self._classes)
+        if not names:
             return None
-        rows = heads[self._class_of_turn(heads, now_s)]
-        served = self.services.of(rows[0].service_class).of
-        head = min(rows, key=lambda w: (served(w.tenant), _place(w, now_s)))
+        name = self._class_of_turn(names, now_s)
+        head = self._head_of(name, now_s, besides)
         oldest = self._oldest_if_guarded(head, now_s)
         return head if oldest is None or oldest in besides else oldest
 
@@ -176,31 +175,54 @@ class Line:
                     total += self._stricter(group, waiter, now_s)
         return total
 
-    def _heads(self, now_s: float, besides: Collection[Waiter]) -> dict[str, list[Waiter]]:
-        """The next request of each tenant, by class; classes without any are left out."""
-        found: dict[str, list[Waiter]] = {}
-        for name, groups in self._classes.items():
-            for group in groups.values():
-                head = self._next_of(group, now_s, besides)
-                if head is not None:
-                    found.setdefault(name, []).append(head)
+    def _heads(self, name: str, besides: Collection[Waiter]) -> dict[str, Waiter]:
+        """The next request of each tenant that has one."""
+        found = {}
+        for tenant, group in self._classes[name].items():
+            head = next((w for w in group.rows if w not in besides), None)
+            if head is not None:
+                found[tenant] = head
         return found
 
-    def _next_of(self, group: _Group, now_s: float, besides: Collection[Waiter]) -> Waiter | None:
-        group.rows.advance(now_s)
-        return next((w for w in group.rows if w not in besides), None)
+    def _head_of(self, name: str, now_s: float, besides: Collection[Waiter]) -> Waiter:
+        """Of the tenant with the least service; of equals the better request. Most tenants are not looked at."""
+        served = self.services.of(name).of
+        tenants: Collection[str] = self._heads(name, besides) if besides else self._classes[name]
+        least = min(map(served, tenants))
+        groups = [self._classes[name][tenant] for tenant in tenants if served(tenant) == least]
+        for group in groups:
+            group.rows.advance(now_s)
+        heads = (next(w for w in group.rows if w not in besides) for group in groups)
+        return min(heads, key=lambda w: _place(w, now_s))
 
     def _oldest_if_guarded(self, head: Waiter, now_s: float) -> Waiter | None:
         group = self._classes[head.service_class][head.tenant]
         oldest = group.rows.oldest() if self._is_guarded(group.turns) else None
         return oldest if oldest is not None and oldest.arrival_s < now_s - self._guard_s else None
 
-    def _class_of_turn(self, heads: dict[str, list[Waiter]], now_s: float) -> str:
+    def _class_of_turn(self, names: Sequence[str], now_s: float) -> str:
         if self._is_guarded(self._turns):
-            oldest_s, name = min((self._oldest_s(name), name) for name in heads)
+            oldest_s, name = min((self._oldest_s(name), name) for name in names)
             if oldest_s < now_s - self._guard_s:
                 return name
-        return min(heads, key=lambda name: min(_place(w, now_s) for w in heads[name]))
+        if len(names) == 1:
+            return names[0]
+        ranks = {name: self._rank(name, now_s) for name in names}
+        tied = [name for name, rank in ranks.items() if rank == min(ranks.values())]
+        if len(tied) == 1:
+            return tied[0]
+        return min(tied, key=lambda name: min(_place(w, now_s) for w in self._heads(name, ()).values()))
+
+    def _rank(self, name: str, now_s: float) -> tuple[bool, float]:
+        """Late only if all are: one look at most tenants' first request."""
+        strictness = math.inf
+        for group in self._classes[name].values():
+            group.rows.advance(now_s)
+            head = next(iter(group.rows))
+            strictness = min(strictness, head.strictness)
+            if not head.is_late(now_s):
+                return False, head.strictness
+        return True, strictness
 
     def _is_guarded(self, turns: int) -> bool:
         return turns % self._guard_turns == self._guard_turns - 1

@@ -25,6 +25,8 @@ from llmservice_serving.router.grants import Grant
 STEPS_HELD = 2
 STEP_TOKENS = 2048
 """vLLM's own default of a step for servers, where neither the resource nor a setting says another."""
+MOST_COUNTED = 256
+"""In longer lines nobody counts what stands before a request that would not be refused anyway."""
 LOOK_PAST = 8
 """So many requests that wait for one certain engine may be passed in one round by those behind them."""
 
@@ -88,7 +90,8 @@ class WaitingRoom:
         line.add(seeker.waiter)
         self._seekers[seeker.waiter] = seeker
         try:
-            seeker.expected = self._expect(seeker, line, now_s)
+            if seeker.sheds_late or len(line) <= MOST_COUNTED:
+                seeker.expected = self._expect(seeker, line, now_s)
             self._refuse_if_late(seeker)
             self._try_again_at_once(seeker)
             self.pump()
