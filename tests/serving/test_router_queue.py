@@ -50,6 +50,15 @@ async def test_an_engine_holds_about_two_steps(tmp_path: Path) -> None:
         assert await finished(engine, *tasks) == [200] * 6
 
 
+async def test_routers_share_the_room_of_an_engine(tmp_path: Path) -> None:
+    engine = Gated("e")
+    async with router(tmp_path, mixed=[engine], **ROOM) as r:
+        r.shared.door.routers = 2
+        first = await occupied(r, engine, 50)
+        waiting = await sent_in_order(r, (10, STRICT))
+        assert await finished(engine, first, *waiting) == [200, 200]
+
+
 async def test_the_step_is_the_resource_s(tmp_path: Path) -> None:
     engine = Gated("e")
     spec = {"engine": {"scheduler": {"tokenBudget": 16}}}
