@@ -17,6 +17,7 @@ from llmservice_api.fields import (
 )
 from llmservice_api.pod_template import PartialPodTemplate
 from llmservice_api.rules import Must, Node, matches
+from llmservice_core.picking import Policy as Routing
 
 LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 ATOMIC = {"x-kubernetes-list-type": "atomic"}
@@ -109,5 +110,10 @@ class Router(Node):
     template: PartialPodTemplate | None = Field(
         None,
         description="Partial pod template, merged into ours as for pools: imagePullSecrets, tolerations, resources.",
+    )
+    routing: Routing = Field(
+        Routing.SHORTEST_QUEUE,
+        description="How the engine of a prompt is chosen: shortest-queue by predicted work; random; power-of-two;"
+        " prefix-affinity: where its beginning was computed; session: by header x-llmservice-session.",
     )
     access: Access | None = Field(None, description="Unset: open to whoever reaches the router.")

@@ -120,6 +120,7 @@ AutoOrTokens = Annotated[
 
 Policy = Literal["slai-plus", "slai", "slai-published", "sarathi", "rad", "vtc", "edf", "mlfq", "spf", "sjf", "fcfs"]
 """The names of llmservice_core.policies, as a test checks."""
+Shed = Literal["Never", "Late"]
 
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
 

@@ -17,6 +17,7 @@ from llmservice_api.fields import (
     Interval,
     Percentile,
     Replicas,
+    Shed,
     Target,
     TargetLoad,
     Url,
@@ -49,6 +50,11 @@ class ClassSpec(Node):
     ttft: SloSpec = Field(description="Time to first token, as the client sees it.")
     tbt: SloSpec = Field(description="Time between tokens, per token, as the engine emits them.")
     weight: Weight = Field(1.0, description="What one miss counts for when GPUs are short.")
+    shed: Shed = Field(
+        "Never",
+        description="Late: a request that would miss its TTFT target anyway is refused at once (429, Retry-After);"
+        " Never: it waits.",
+    )
 
     def to_core(self) -> core.ServiceClass:
         return core.ServiceClass(
@@ -57,6 +63,7 @@ class ClassSpec(Node):
             tbt=self.tbt.to_slo(),
             weight=self.weight,
             is_default=self.default,
+            sheds_late=self.shed == "Late",
         )
 
 

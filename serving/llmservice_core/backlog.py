@@ -100,6 +100,10 @@ class Backlog(Generic[T]):
     def of_group(self, group: str) -> Iterator[T]:
         return (row[2] for row in self._lists.get(group, ()))
 
+    def oldest(self) -> T | None:
+        """The one whose client has waited longest. Looks at all: not for every step."""
+        return min(self._entries, key=lambda task: task.arrival_s, default=None)
+
     def add(self, task: T) -> None:
         number = next(self._count)
         self._insert(task, number, OVERDUE if task.is_overdue else ON_TIME)

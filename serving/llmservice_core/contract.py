@@ -52,6 +52,8 @@ ENV_KEYS_DIR: Final = "LLMSERVICE_ROUTER_KEYS_DIR"
 KEYS_PATH: Final = "/etc/llmservice/api-keys"
 
 HEADER_CLASS: Final = "x-llmservice-class"
+HEADER_SESSION: Final = "x-llmservice-session"
+"""Any text of the client's: requests that carry the same go to the same engine under routing `session`."""
 
 XARG_CLASS: Final = "class"
 XARG_TENANT: Final = "tenant"

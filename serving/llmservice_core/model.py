@@ -59,6 +59,8 @@ class ServiceClass:
     tbt: Slo
     weight: float = 1.0
     is_default: bool = False
+    sheds_late: bool = False
+    """Routers refuse a request early that would miss its TTFT target anyway, instead of letting it wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

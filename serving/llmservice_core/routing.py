@@ -1,9 +1,9 @@
 """Which engine gets a request: filter -> score -> pick. Pure: no clock, no random source, no I/O; a draw is given.
 
-The plan counts on three properties. Two live here: the shortest queue by predicted work wins, and in the router's own
-queue (where requests wait only while no engine exists) strict classes go first and late prompts last. In the engines'
-queues the order is the scheduler policy's: strict first, but not late last. Engines of different revisions never pair,
-because their KV blocks need not fit together.
+Filter: usable, not excluded, of one revision (KV blocks of two need not fit together), and with room for a prompt: an
+engine that holds about two steps of prompts gets no more of them, the others wait in the router (`line.py`), where the
+order still can be changed. Score: predicted work in front, less what the engine's cache saves of this prompt. Pick: the
+least score, equals by the draw; two policies draw first.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,12 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from llmservice_core.model import Pool
-
-
-class Policy(StrEnum):
-    SHORTEST_QUEUE = "jsq"
-    RANDOM = "random"
-    """Uniform over the usable endpoints, as the RAD paper assumes."""
+from llmservice_core.picking import UNBOUNDED, Choice, Policy, Room, Saved, pick, pick_with_room
 
 
 class RouteReason(StrEnum):
@@ -27,6 +22,8 @@ class RouteReason(StrEnum):
     DECODE_ALONE = "DecodeAlone"
     """One step on a decode engine: a request that two steps cannot serve, and no mixed engine exists."""
     NO_ENDPOINT = "NoEndpoint"
+    FULL = "Full"
+    """Engines exist, and each has as many prompts as it may hold: wait, a place becomes free."""
     NO_PAIR = "NoPair"
     """Prefill and decode engines exist, but none of the same revision."""
 
@@ -43,6 +40,9 @@ class Endpoint:
     draining: bool = False
     work_tokens: float = 0.0
     in_flight: int = 0
+    prompts: int = 0
+    """Sent there and not computed yet; `prompt_tokens` are theirs."""
+    prompt_tokens: float = 0.0
 
     @property
     def is_usable(self) -> bool:
@@ -56,6 +56,11 @@ class Route:
     prefill: Endpoint | None
     decode: Endpoint
     reason: RouteReason
+
+    @property
+    def prompt_engine(self) -> Endpoint:
+        """Where the prompt is computed."""
+        return self.prefill or self.decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,18 +95,6 @@ def usable(endpoints: Iterable[Endpoint], pool: Pool, excluded: Collection[str] 
     return sorted(found, key=lambda e: e.name)
 
 
-def score(endpoint: Endpoint, policy: Policy) -> float:
-    """Lower is better. Random routing scores all alike and leaves the choice to the draw."""
-    return endpoint.work_tokens if policy is Policy.SHORTEST_QUEUE else 0.0
-
-
-def pick(candidates: Sequence[Endpoint], policy: Policy, draw: float) -> Endpoint:
-    """The best score; equals share uniformly by `draw` in [0, 1)."""
-    best = min(score(e, policy) for e in candidates)
-    equals = [e for e in candidates if score(e, policy) == best]
-    return equals[min(int(draw * len(equals)), len(equals) - 1)]
-
-
 def choose(
     endpoints: Collection[Endpoint],
     *,
@@ -109,20 +102,23 @@ def choose(
     policy: Policy = Policy.SHORTEST_QUEUE,
     excluded: Collection[str] = (),
     draw: float = 0.0,
+    saved: Saved | None = None,
+    room: Room = UNBOUNDED,
 ) -> Route | NoRoute:
     """The route of one request. `one_step`: the request cannot be split into prefill and decode.
 
     Mixed engines come first where they exist: a service has either them or a pair of pools, and both only while it is
     being changed from one to the other, when two-step requests take the pair again once it is whole.
     """
+    choice = Choice(policy=policy, draw=draw, saved=saved or {}, room=room)
     mixed = usable(endpoints, Pool.MIXED, excluded)
     if one_step and not mixed:
-        return _one_step(usable(endpoints, Pool.DECODE, excluded), RouteReason.DECODE_ALONE, policy, draw)
-    pair = None if one_step else _pair(endpoints, policy, excluded, draw)
-    if isinstance(pair, Route):
+        return _one_step(usable(endpoints, Pool.DECODE, excluded), RouteReason.DECODE_ALONE, choice)
+    pair = None if one_step else _pair(endpoints, excluded, choice)
+    if isinstance(pair, Route) or (pair is not None and pair.reason is RouteReason.FULL):
         return pair
     if mixed:
-        return _one_step(mixed, RouteReason.MIXED, policy, draw)
+        return _one_step(mixed, RouteReason.MIXED, choice)
     return pair or _no_endpoint()
 
 
@@ -135,14 +131,15 @@ def decode_instead(endpoints: Iterable[Endpoint], reserved: Endpoint, excluded: 
     return min(able, key=lambda e: e.work_tokens, default=reserved)
 
 
-def _one_step(candidates: Sequence[Endpoint], why: RouteReason, policy: Policy, draw: float) -> Route | NoRoute:
+def _one_step(candidates: Sequence[Endpoint], why: RouteReason, choice: Choice) -> Route | NoRoute:
     if not candidates:
         return _no_endpoint()
-    return Route(prefill=None, decode=pick(candidates, policy, draw), reason=why)
+    engine = pick_with_room(candidates, choice)
+    return _full() if engine is None else Route(prefill=None, decode=engine, reason=why)
 
 
-def _pair(endpoints: Collection[Endpoint], policy: Policy, excluded: Collection[str], draw: float) -> Route | NoRoute:
-    """The pair of one revision with the least work in front of it; under random routing the prefill draw decides."""
+def _pair(endpoints: Collection[Endpoint], excluded: Collection[str], choice: Choice) -> Route | NoRoute:
+    """The pair of one revision with the least score; policies that draw take the revision of the prefill drawn."""
     prefills = usable(endpoints, Pool.PREFILL, excluded)
     decodes = usable(endpoints, Pool.DECODE, excluded)
     if not prefills or not decodes:
@@ -153,31 +150,29 @@ def _pair(endpoints: Collection[Endpoint], policy: Policy, excluded: Collection[
             reason=RouteReason.NO_PAIR,
             message="No prefill and decode engine of the same revision are ready; a rollout is under way. Try again.",
         )
-    if policy is Policy.RANDOM:
-        drawn = pick([e for e in prefills if e.revision in shared], policy, draw)
-        shared = {drawn.revision}
-    pairs = [
-        Route(
-            prefill=drawn if policy is Policy.RANDOM else pick(_of(prefills, revision), policy, draw),
-            decode=pick(_of(decodes, revision), policy, _second(draw)),
-            reason=RouteReason.PREFILL_DECODE,
-        )
-        for revision in sorted(shared)
-    ]
-    return min(pairs, key=_work_ahead)
+    sets = [[e for e in prefills if e.revision in shared]]
+    if not choice.policy.draws:
+        sets = [_of(prefills, revision) for revision in sorted(shared)]
+    best = (pick_with_room(candidates, choice) for candidates in sets)
+    pairs = [_completed(prefill, decodes, choice) for prefill in best if prefill is not None]
+    return min(pairs, key=lambda route: _score_of(route, choice), default=_full())
 
 
-def _second(draw: float) -> float:
-    """A second draw out of the first, independent enough for a choice among a few engines."""
-    return (draw * 7919.0) % 1.0
+def _completed(prefill: Endpoint, decodes: Sequence[Endpoint], choice: Choice) -> Route:
+    decode = pick(_of(decodes, prefill.revision), choice.for_answers())
+    return Route(prefill=prefill, decode=decode, reason=RouteReason.PREFILL_DECODE)
+
+
+def _score_of(route: Route, choice: Choice) -> float:
+    return choice.score(route.prompt_engine) + route.decode.work_tokens
 
 
 def _of(candidates: Iterable[Endpoint], revision: str) -> list[Endpoint]:
     return [e for e in candidates if e.revision == revision]
 
 
-def _work_ahead(route: Route) -> float:
-    return route.decode.work_tokens + (route.prefill.work_tokens if route.prefill else 0.0)
+def _full() -> NoRoute:
+    return NoRoute(reason=RouteReason.FULL, message="Each engine has as many prompts as it may hold.")
 
 
 def _no_endpoint() -> NoRoute:

@@ -173,6 +173,13 @@ CASES = [
         '"slai-plus", "slai", "slai-published"',
         "'slai-plus', 'slai', 'slai-published'",
     ),
+    Bad("unknown shedding", put("spec.classes.0.shed", "Always"), '"Never", "Late"', "'Never' or 'Late'"),
+    Bad(
+        "unknown routing",
+        put("spec.router.routing", "jsq"),
+        '"shortest-queue", "random", "power-of-two", "prefix-affinity", "session"',
+        "'shortest-queue', 'random', 'power-of-two', 'prefix-affinity' or 'session'",
+    ),
     Bad("token budget 0", put("spec.engine.scheduler.tokenBudget", 0), "number of tokens of at least 16"),
     Bad("token budget in words", put("spec.engine.scheduler.tokenBudget", "many"), "write auto, or a number"),
     Bad("unknown mode", put("spec.scaling.mode", "auto"), '"Auto", "Recommend", "Off"', "'Auto', 'Recommend' or 'Off'"),

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmservice_core.model import Pool
+from llmservice_core.picking import Policy
 from llmservice_core.routing import (
     PRIOR_OUTPUT_TOKENS,
     Endpoint,
     Learned,
     NoRoute,
-    Policy,
     Predictor,
     Route,
     RouteReason,

@@ -207,13 +207,16 @@ async def router(
     decode: Iterable[Engine] = (),
     mixed: Iterable[Engine] = (),
     wait_for: int | None = None,
+    spec: JSON | None = None,
     **settings: Any,
 ) -> AsyncIterator[Router]:
-    """A router with static URLs, as `python -m llmservice_serving.router --config FILE --prefill URL ...` is."""
+    """`spec` replaces parts of MANIFEST's.
+
+    A router with static URLs, as `python -m llmservice_serving.router --config FILE --prefill URL ...` is."""
     pools = {"prefill": list(prefill), "decode": list(decode), "mixed": list(mixed)}
     engines = [e for pool in pools.values() for e in pool]
     manifest = tmp_path / "service.yaml"
-    manifest.write_text(yaml.safe_dump(MANIFEST))
+    manifest.write_text(yaml.safe_dump({**MANIFEST, "spec": {**MANIFEST["spec"], **(spec or {})}}))
     async with running(engines):
         urls = {name: tuple(e.url for e in pool) or ("http://127.0.0.1:9",) for name, pool in pools.items()}
         given = {name: urls[name] for name, pool in pools.items() if pool} or {"mixed": urls["mixed"]}

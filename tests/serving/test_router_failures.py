@@ -123,7 +123,7 @@ async def test_a_request_waits_for_an_engine_that_becomes_ready(tmp_path: Path) 
     m = Engine("m", healthy=False)
     async with router(tmp_path, mixed=[m], wait_for_endpoint_s=5) as r:
         waiting = asyncio.create_task(r.post(ASK).__aenter__())
-        await until(lambda: r.shared.fleet._queue)
+        await until(lambda: len(r.shared.room))
         assert await r.metric("llmservice_router_in_flight", phase="queued") == 1
         assert await r.metric("llmservice_router_waiting_prompt_tokens") > 0
         m.healthy = True

@@ -1,11 +1,9 @@
-"""The fleet's books: leases, exclusions, and the order in which those that wait are let through."""
+"""The fleet's books: leases and exclusions."""
 
-import asyncio
-import time
 from contextlib import suppress
 
 from llmservice_core.model import Pool
-from llmservice_core.routing import Endpoint, Route, Waiting
+from llmservice_core.routing import Endpoint, Route
 from llmservice_serving.router.fleet import Fleet
 
 M1, M2 = (Endpoint(name=n, url=f"http://{n}", pool=Pool.MIXED) for n in ("m1", "m2"))
@@ -70,30 +68,3 @@ async def test_an_excluded_engine_is_back_after_its_time() -> None:
     assert (chosen(fleet), fleet.state_of(M1)) == ("NoEndpoint", "excluded")
     now[0] = 2.01
     assert (chosen(fleet), fleet.state_of(M1)) == ("m1", "ready")
-
-
-async def test_those_that_wait_are_let_through_strict_first_and_late_last() -> None:
-    fleet, order = Fleet(), []
-    now_s = time.monotonic()
-    line = {
-        "batch": Waiting(arrived_s=now_s - 3, ttft_s=30),
-        "late": Waiting(arrived_s=now_s - 9, ttft_s=0.5),
-        "strict, second": Waiting(arrived_s=now_s, ttft_s=60 / 61),
-        "strict, first": Waiting(arrived_s=now_s - 0.1, ttft_s=60 / 61),
-    }
-
-    async def wait(name: str) -> None:
-        assert await fleet.wait(line[name], 5)
-        order.append(name)
-
-    waiting = [asyncio.create_task(wait(name)) for name in line]
-    await asyncio.sleep(0)
-    fleet.update([M1])
-    await asyncio.gather(*waiting)
-    assert order == ["strict, first", "strict, second", "batch", "late"]
-
-
-async def test_waiting_ends_after_its_time_and_leaves_no_trace() -> None:
-    fleet = Fleet()
-    assert await fleet.wait(Waiting(arrived_s=0, ttft_s=1), 0.02) is False
-    assert fleet._queue == []

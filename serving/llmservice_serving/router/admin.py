@@ -11,6 +11,8 @@ def make_app(shared: Shared) -> web.Application:
     async def metrics(_: web.Request) -> web.Response:
         fleet = shared.fleet
         shared.metrics.set_endpoints((e.pool, fleet.state_of(e)) for e in fleet.snapshot())
+        for c in shared.config.classes if shared.config else ():
+            shared.metrics.set_queue(c.name, shared.room.waiting_tokens(c.name))
         keyring = shared.door.keyring
         shared.metrics.set_access(shared.door.state(shared.config), keyring.tenants if keyring else ())
         return web.Response(body=shared.metrics.exposition(), headers={"Content-Type": TEXT})

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from llmservice_core.routing import Policy
+from llmservice_core.affinity import PrefixMemory
 from llmservice_serving.router import admin, discovery, keys_dir
 from llmservice_serving.router.door import Door
 from llmservice_serving.router.edge import EdgeRunner, Limits
@@ -26,6 +26,7 @@ from llmservice_serving.router.metrics import Metrics
 from llmservice_serving.router.service_config import BadManifest, from_manifest
 from llmservice_serving.router.settings import Settings
 from llmservice_serving.router.state import Shared
+from llmservice_serving.router.waiting_room import WaitingRoom
 
 LOG = logging.getLogger("llmservice.router")
 CUT_GRACE_S = 2.0
@@ -41,12 +42,20 @@ class Doors:
 
 
 def make_shared(settings: Settings) -> Shared:
+    fleet, door = Fleet(exclude_s=settings.exclude_s), Door(has_keys=bool(settings.keys_dir))
     return Shared(
         settings=settings,
-        fleet=Fleet(policy=Policy(settings.policy), exclude_s=settings.exclude_s),
+        fleet=fleet,
         engines=Engines(settings),
         metrics=Metrics(settings.service),
-        door=Door(has_keys=bool(settings.keys_dir)),
+        door=door,
+        room=WaitingRoom(
+            fleet=fleet,
+            wait_for_endpoint_s=settings.wait_for_endpoint_s,
+            queue_tokens=settings.queue_tokens,
+            routers=lambda: door.routers,
+            memory=PrefixMemory(settings.prefix_blocks),
+        ),
     )
 
 

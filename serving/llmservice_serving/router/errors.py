@@ -4,9 +4,12 @@ Every answer that is not the engine's own has OpenAI's error shape. No I/O here.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
+
+from llmservice_core.prompt_pace import Expected
 
 JSON = dict[str, Any]
 
@@ -55,9 +58,41 @@ class Denied(Refusal):
 class Shed(Refusal):
     """Refused for want of an engine: demand that was not served."""
 
-    def __init__(self, reason: str, message: str):
-        super().__init__(503, message, kind="service_unavailable")
+    def __init__(self, reason: str, message: str, status: int = 503):
+        super().__init__(status, message, kind="service_unavailable")
         self.reason = reason
+
+
+class Overload(Shed):
+    """Too much is asked for now. `wait_s` None: unknown, or waiting is no use. Its code is its reason."""
+
+    def __init__(self, reason: str, message: str, status: int, wait_s: float | None, *, is_final: bool = False):
+        super().__init__(reason, message, status)
+        self._wait_s, self._is_final = wait_s, is_final
+
+    def body(self) -> JSON:
+        return {"error": {"message": self.message, "type": self.kind, "param": None, "code": self.reason}}
+
+    def headers(self) -> dict[str, str]:
+        if self._is_final:
+            return {"x-should-retry": "false"}
+        return {"Retry-After": str(max(1, math.ceil(self._wait_s or 0.0)))}
+
+
+def late(expected: Expected | None, target_s: float) -> Overload:
+    """It would miss its target; a request of its kind would meet it once so much of the queue is gone."""
+    if expected is None:
+        message = f"This request has waited for {target_s:g} s, the time to its first token that its class has."
+        return Overload("late", message, 429, None)
+    message = f"The first token would come after about {expected.ttft_s:.2g} s; this class promises {target_s:g} s."
+    if expected.prefill_s > target_s:
+        return Overload("late", f"{message} Its prompt alone takes longer.", 429, None, is_final=True)
+    return Overload("late", message, 429, expected.late_by_s(target_s))
+
+
+def queue_full(most_tokens: int, wait_s: float | None) -> Overload:
+    message = f"More than {most_tokens} prompt tokens of this class wait already."
+    return Overload("queue_full", message, 503, wait_s)
 
 
 class Passed(Refusal):

@@ -1,6 +1,7 @@
-"""The engines as this router knows them: who exists, what it sent there, who failed a moment ago, who waits for one.
+"""The engines as this router knows them: who exists, what it sent there, how fast prompts come back, who failed.
 
-Discovery replaces the set; routing (core) chooses from a snapshot. One event loop, no locks, no I/O.
+Discovery replaces the set; routing (core) chooses from a snapshot. Who waits for an engine: `waiting_room.py`. One
+event loop, no locks, no I/O.
 """
 
 import asyncio
@@ -10,7 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 
-from llmservice_core.routing import Endpoint, NoRoute, Policy, Route, Waiting, choose, decode_instead, queue_order
+from llmservice_core.model import Pool
+from llmservice_core.picking import UNBOUNDED, Policy, Room, Saved
+from llmservice_core.prompt_pace import PromptPace
+from llmservice_core.routing import Endpoint, NoRoute, Route, choose, decode_instead, usable
 
 
 class Lease:
@@ -18,13 +22,24 @@ class Lease:
 
     def __init__(self, fleet: "Fleet", endpoint: Endpoint, work_tokens: float):
         self._fleet, self.endpoint, self.work_tokens = fleet, endpoint, work_tokens
+        self._is_open = False
 
     def __enter__(self) -> "Lease":
-        self._fleet._add(self.endpoint.name, self.work_tokens, 1)
-        return self
+        return self.open()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._fleet._add(self.endpoint.name, -self.work_tokens, -1)
+        self.close()
+
+    def open(self) -> "Lease":
+        self._fleet._add(self.endpoint.name, self.work_tokens, 1)
+        self._is_open = True
+        return self
+
+    def close(self) -> None:
+        """Once; what comes later says nothing."""
+        if self._is_open:
+            self._is_open = False
+            self._fleet._add(self.endpoint.name, -self.work_tokens, -1)
 
     def progress(self, tokens: float) -> None:
         """Part of the work is done. An answer longer than predicted counts as nearly done, not as negative work."""
@@ -40,7 +55,7 @@ class Lease:
 
 
 class Fleet:
-    """Endpoints, leases, exclusions and the queue in front of an empty fleet."""
+    """Endpoints, leases, prompts and exclusions. `on_change` is called when a request that waits may find an engine."""
 
     def __init__(
         self,
@@ -50,24 +65,49 @@ class Fleet:
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ):
-        self._policy, self._exclude_s, self._clock, self._draw = policy, exclude_s, clock, draw
+        self.policy, self.clock = policy, clock
+        self.on_change: Callable[[], None] = lambda: None
+        self._exclude_s, self._draw = exclude_s, draw
         self._known: dict[str, Endpoint] = {}
         self._load: dict[str, tuple[float, int]] = {}
         self._excluded_until_s: dict[str, float] = {}
-        self._queue: list[tuple[Waiting, asyncio.Future[None]]] = []
+        self._paces: dict[str, PromptPace] = {}
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """What discovery sees now. Leases on engines that vanished stay until they are given back."""
         self._known = {e.name: e for e in endpoints}
-        self._wake()
+        self._paces = {name: p for name, p in self._paces.items() if name in self._known or p.held.prompts}
+        self.on_change()
+
+    def names(self) -> list[str]:
+        return list(self._known)
 
     def snapshot(self) -> list[Endpoint]:
         return [self._with_load(e) for e in self._known.values()]
 
-    def choose(self, *, one_step: bool, avoid: Iterable[str] = ()) -> Route | NoRoute:
+    def choose(
+        self, *, one_step: bool, avoid: Iterable[str] = (), saved: Saved | None = None, room: Room = UNBOUNDED
+    ) -> Route | NoRoute:
         """Without engines that failed a moment ago or that this request has tried (`avoid`)."""
         excluded = self._excluded() | set(avoid)
-        return choose(self.snapshot(), one_step=one_step, policy=self._policy, excluded=excluded, draw=self._draw())
+        return choose(
+            self.snapshot(),
+            one_step=one_step,
+            policy=self.policy,
+            excluded=excluded,
+            draw=self._draw(),
+            saved=saved,
+            room=room,
+        )
+
+    def prompt_engines(self, *, one_step: bool) -> list[Endpoint]:
+        """Those that may compute a prompt of this kind now."""
+        pools = (Pool.MIXED, Pool.DECODE) if one_step else (Pool.PREFILL, Pool.MIXED)
+        found = (usable(self._known.values(), pool, self._excluded()) for pool in pools)
+        return next((engines for engines in found if engines), [])
+
+    def pace(self, name: str) -> PromptPace:
+        return self._paces.setdefault(name, PromptPace())
 
     def decode_instead(self, endpoint: Endpoint) -> Endpoint:
         """The reserved decode engine, or another of its revision if that one is leaving: its KV is not pulled yet."""
@@ -78,23 +118,8 @@ class Fleet:
 
     def exclude(self, name: str) -> None:
         """An engine failed: nothing new goes there for a moment. Those that wait are told when it is over."""
-        self._excluded_until_s[name] = self._clock() + self._exclude_s
-        asyncio.get_running_loop().call_later(self._exclude_s + 0.01, self._wake)
-
-    async def wait(self, waiting: Waiting, timeout_s: float) -> bool:
-        """Until the fleet changes; False after `timeout_s`. Those that wait are woken in the order of the core."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (waiting, future)
-        self._queue.append(entry)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await future
-        except TimeoutError:
-            return False
-        finally:
-            if entry in self._queue:
-                self._queue.remove(entry)
-        return True
+        self._excluded_until_s[name] = self.clock() + self._exclude_s
+        asyncio.get_running_loop().call_later(self._exclude_s + 0.01, lambda: self.on_change())
 
     def state_of(self, endpoint: Endpoint) -> str:
         """One word for metrics and logs."""
@@ -107,20 +132,22 @@ class Fleet:
     def _excluded(self) -> set[str]:
         if not self._excluded_until_s:
             return set()
-        now_s = self._clock()
+        now_s = self.clock()
         self._excluded_until_s = {n: until for n, until in self._excluded_until_s.items() if until > now_s}
         return set(self._excluded_until_s)
 
-    def _wake(self) -> None:
-        now_s = self._clock()
-        queue, self._queue = sorted(self._queue, key=lambda q: queue_order(q[0], now_s)), []
-        for _, future in queue:
-            if not future.done():
-                future.set_result(None)
-
     def _with_load(self, endpoint: Endpoint) -> Endpoint:
         work_tokens, in_flight = self._load.get(endpoint.name, (0.0, 0))
-        return replace(endpoint, work_tokens=work_tokens, in_flight=in_flight) if in_flight else endpoint
+        if not in_flight:
+            return endpoint
+        held = self.pace(endpoint.name).held
+        return replace(
+            endpoint,
+            work_tokens=work_tokens,
+            in_flight=in_flight,
+            prompts=int(held.prompts),
+            prompt_tokens=held.tokens,
+        )
 
     def _add(self, name: str, work_tokens: float, requests: int) -> None:
         work, in_flight = self._load.get(name, (0.0, 0))

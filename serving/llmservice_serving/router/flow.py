@@ -10,12 +10,17 @@ from contextlib import ExitStack
 
 from aiohttp import web
 
-from llmservice_core.routing import NoRoute, Route, Waiting
+from llmservice_core.line import Waiter
+from llmservice_core.picking import Policy
+from llmservice_core.prompt_pace import Expected
+from llmservice_core.routing import Route
 from llmservice_serving.router import rules, sse
 from llmservice_serving.router.client_side import REQUEST_ID, ClientStream, TtftJudge, log_line
-from llmservice_serving.router.errors import ENGINE_FIELDS, JSON, EngineFailure, Shed
+from llmservice_serving.router.errors import ENGINE_FIELDS, JSON, EngineFailure
 from llmservice_serving.router.fleet import Lease
+from llmservice_serving.router.grants import Grant
 from llmservice_serving.router.state import Shared
+from llmservice_serving.router.waiting_room import Seeker
 
 MAX_TAKEN = 2
 """So many engines may fail while they have a request: one that kills engines must not visit them all."""
@@ -27,9 +32,17 @@ PATIENCE = 2.0
 class Flow:
     """State of one request. Used once, by one task."""
 
-    def __init__(self, shared: Shared, ask: rules.Ask, stream: ClientStream, request_id: str, arrived_s: float):
+    def __init__(
+        self,
+        shared: Shared,
+        ask: rules.Ask,
+        stream: ClientStream,
+        request_id: str,
+        arrived_s: float,
+        session: str | None = None,
+    ):
         self._shared, self._ask, self._stream = shared, ask, stream
-        self._request_id, self._arrived_s = request_id, arrived_s
+        self._request_id, self._arrived_s, self._session = request_id, arrived_s, session
         self._prompt_tokens = shared.predicted_prompt(ask)
         self._output_tokens = shared.predictor.output(ask.service_class.name, ask.limit_tokens)
         self._tried: set[str] = set()
@@ -44,6 +57,14 @@ class Flow:
         self.retries = 0
         self._used_tokens: float | None = None
         self._streamed_tokens = 0
+        self._waiter = Waiter(
+            service_class=ask.service_class.name,
+            tenant=ask.tenant,
+            arrival_s=arrived_s,
+            ttft_s=ask.service_class.ttft.target_s,
+            prompt_tokens=int(self._prompt_tokens),
+        )
+        self._expected: Expected | None = None
 
     @property
     def used_tokens(self) -> float | None:
@@ -64,11 +85,11 @@ class Flow:
         """The client's response, or EngineFailure, Refusal, ClientGone."""
         with self._phase:
             while True:
-                route = await self._route()
-                try:
-                    return await self._serve(route)
-                except EngineFailure as failure:
-                    self._before_retry(failure, "prefill" if self._at_prefill(failure, route) else "decode")
+                with await self._turn() as grant:
+                    try:
+                        return await self._serve(grant)
+                    except EngineFailure as failure:
+                        self._before_retry(failure, "prefill" if self._at_prefill(failure, grant.route) else "decode")
 
     def _at_prefill(self, failure: EngineFailure, route: Route) -> bool:
         return route.prefill is not None and failure.endpoint == route.prefill.name
@@ -91,42 +112,45 @@ class Flow:
             logging.WARNING, "retry", request=self._request_id, phase=phase, age_s=age_s, detail=failure.detail, **facts
         )
 
-    async def _route(self) -> Route:
-        """A route, after a bounded wait if there is none. An engine that failed this request is the last resort."""
-        fleet, one_step = self._shared.fleet, self._ask.one_step is not None
-        end_s = time.monotonic() + self._shared.settings.wait_for_endpoint_s
-        while True:
-            route = fleet.choose(one_step=one_step, avoid=self._tried)
-            if isinstance(route, NoRoute):
-                route = fleet.choose(one_step=one_step)
-            if isinstance(route, Route):
-                return route
-            left_s = end_s - time.monotonic()
-            if left_s <= 0 or not await self._wait(left_s):
-                raise Shed(route.reason.value, route.message)
+    async def _turn(self) -> Grant:
+        """Its engines, when it is its turn. What is expected of the first turn is what the request is told."""
+        self._phase.close()
+        name, shared = self._ask.service_class.name, self._shared
+        seeker = self._seeker()
+        grant = await shared.room.turn(seeker, lambda: shared.metrics.phase(name, "queued", self._prompt_tokens))
+        if not self.retries:
+            self._expected = seeker.expected
+        return grant
 
-    async def _wait(self, timeout_s: float) -> bool:
-        self._enter("queued", self._prompt_tokens)
-        target_s = self._ask.service_class.ttft.target_s
-        return await self._shared.fleet.wait(Waiting(arrived_s=self._arrived_s, ttft_s=target_s), timeout_s)
+    def _seeker(self) -> Seeker:
+        policy, ask = self._shared.fleet.policy, self._ask
+        return Seeker(
+            waiter=self._waiter,
+            one_step=ask.one_step is not None,
+            output_tokens=self._output_tokens,
+            sheds_late=ask.service_class.sheds_late and not self.retries,
+            blocks=rules.prompt_blocks(ask) if policy is Policy.PREFIX_AFFINITY else (),
+            session=f"{ask.tenant}/{self._session}" if policy is Policy.SESSION and self._session else None,
+            avoid=self._tried,
+        )
 
-    async def _serve(self, route: Route) -> web.StreamResponse:
-        if route.prefill is None:
-            return await self._one_step(route)
-        return await self._two_steps(route)
+    async def _serve(self, grant: Grant) -> web.StreamResponse:
+        if grant.route.prefill is None:
+            return await self._one_step(grant)
+        return await self._two_steps(grant)
 
-    async def _two_steps(self, route: Route) -> web.StreamResponse:
+    async def _two_steps(self, grant: Grant) -> web.StreamResponse:
         """The decode engine is reserved before the prefill begins: finished KV blocks must not wait for a place."""
-        fleet = self._shared.fleet
-        with fleet.lease(route.decode, self._output_tokens) as decode:
-            started_s = time.monotonic()
-            kv_transfer_params = await self._prefill(route)
-            self._parts["prefill"] = time.monotonic() - started_s
-            instead = fleet.decode_instead(decode.endpoint)
-            if instead is not decode.endpoint and instead.name != decode.endpoint.name:
-                decode.move(instead)
-            self._enter("decode")
-            return await self._respond(decode, kv_transfer_params, part="first_decode")
+        fleet, decode = self._shared.fleet, grant.decode
+        started_s = time.monotonic()
+        kv_transfer_params = await self._prefill(grant.route)
+        self._parts["prefill"] = time.monotonic() - started_s
+        grant.prompt_done()
+        instead = fleet.decode_instead(decode.endpoint)
+        if instead is not decode.endpoint and instead.name != decode.endpoint.name:
+            decode.move(instead)
+        self._enter("decode")
+        return await self._respond(grant, kv_transfer_params, part="first_decode")
 
     async def _prefill(self, route: Route) -> JSON | None:
         """The KV parameters as the engine gave them; None if it has none, then the decode engine computes all."""
@@ -134,31 +158,30 @@ class Flow:
         shared, ask = self._shared, self._ask
         self._parts = {"queue": self.age_s}
         self._enter("prefill", self._prompt_tokens)
-        with shared.fleet.lease(route.prefill, self._prompt_tokens):
-            body = rules.prefill_copy(ask, self.age_s)
-            timeout_s = self._patience_s(shared.settings.prefill_timeout_s)
-            reply = await shared.engines.post(route.prefill, ask.path, body, self._request_id, timeout_s)
+        body = rules.prefill_copy(ask, self.age_s)
+        timeout_s = self._patience_s(shared.settings.prefill_timeout_s)
+        reply = await shared.engines.post(route.prefill, ask.path, body, self._request_id, timeout_s)
         shared.learn_prompt(ask, reply.get("usage") or {})
         params = reply.get("kv_transfer_params")
         return params if isinstance(params, dict) else None
 
-    async def _one_step(self, route: Route) -> web.StreamResponse:
+    async def _one_step(self, grant: Grant) -> web.StreamResponse:
         """The engine computes prompt and answer. Without a stream nobody sees where the prompt ends: all is decode."""
         self._parts = {"queue": self.age_s}
         if self._ask.is_stream:
             self._enter("prefill", self._prompt_tokens)
         else:
             self._enter("decode")
-        with self._shared.fleet.lease(route.decode, self._prompt_tokens + self._output_tokens) as lease:
-            return await self._respond(lease, None, part="prefill")
+            grant.place.close_by_itself()
+        return await self._respond(grant, None, part="prefill")
 
-    async def _respond(self, lease: Lease, kv: JSON | None, *, part: str) -> web.StreamResponse:
+    async def _respond(self, grant: Grant, kv: JSON | None, *, part: str) -> web.StreamResponse:
         body = rules.decode_copy(self._ask, self.age_s, kv)
         is_prompt_counted = part == "first_decode"
         if self._ask.is_stream:
-            usage, response = await self._relay(lease, body, part)
+            usage, response = await self._relay(grant, body, part)
         else:
-            usage, response = await self._whole(lease, body)
+            usage, response = await self._whole(grant.decode, body)
         if not is_prompt_counted:
             self._shared.learn_prompt(self._ask, usage)
         self._shared.learn_answer(self._ask, usage)
@@ -169,13 +192,14 @@ class Flow:
         shared = self._shared
         timeout_s = shared.settings.answer_timeout_s
         answer = await shared.engines.post(lease.endpoint, self._ask.path, body, self._request_id, timeout_s)
+        self._served((answer.get("usage") or {}).get("completion_tokens"))
         for field in ENGINE_FIELDS:
             answer.pop(field, None)
         response = web.json_response(answer, headers={REQUEST_ID: self._request_id})
         return answer.get("usage") or {}, response
 
-    async def _relay(self, lease: Lease, body: JSON, part: str) -> tuple[JSON, web.StreamResponse]:
-        started_s = time.monotonic()
+    async def _relay(self, grant: Grant, body: JSON, part: str) -> tuple[JSON, web.StreamResponse]:
+        started_s, lease = time.monotonic(), grant.decode
         reader = sse.Reader(wants_usage=self._ask.wants_usage)
         idle_s = self._patience_s(self._shared.settings.idle_timeout_s)
         stream = self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id, idle_s)
@@ -184,8 +208,9 @@ class Flow:
                 async for tokens in self._copy(chunks, reader):
                     if not self._stream_has_token:
                         self._parts[part] = time.monotonic() - started_s
-                        self._first_token(lease)
+                        self._first_token(grant)
                     lease.progress(tokens)
+                    self._served(tokens)
             except sse.StreamError as error:
                 raise self._broken(lease, "stream_error", str(error)) from error
         if not reader.is_done:
@@ -212,13 +237,24 @@ class Flow:
             yield reader.tokens - seen
             seen, last_s = reader.tokens, now_s
 
-    def _first_token(self, lease: Lease) -> None:
+    def _first_token(self, grant: Grant) -> None:
         self._stream_has_token = True
         if self.judge:
             self.judge.first_token()
-        self._shared.metrics.observe_ttft(self._ask.service_class.name, self.age_s, self._parts)
-        lease.progress(lease.work_tokens - self._output_tokens)
+        name, ttft_s = self._ask.service_class.name, self.age_s
+        self._shared.metrics.observe_ttft(name, ttft_s, self._parts)
+        if self._expected is not None:
+            self._shared.metrics.observe_prediction(name, ttft_s - self._expected.ttft_s)
+        if "first_decode" in self._parts:
+            self._shared.room.lag.saw(self._parts["first_decode"], time.monotonic())
+        grant.prompt_done()
+        grant.decode.progress(grant.decode.work_tokens - self._output_tokens)
         self._enter("decode")
+
+    def _served(self, tokens: object) -> None:
+        """Its tenant's share; nobody counts where there is but one."""
+        if self._ask.tenant and isinstance(tokens, int):
+            self._shared.room.services.produced(self._waiter, tokens)
 
     def _enter(self, phase: str, waiting_tokens: float = 0.0) -> None:
         """The request leaves its phase and is in another."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from llmservice_core.contract import HEADER_CLASS
+from llmservice_core.contract import HEADER_CLASS, HEADER_SESSION
 from llmservice_core.model import ServiceClass
 from llmservice_serving.router import intake, rules
 from llmservice_serving.router.client_side import ClientStream, log_line, refusal_response
@@ -136,9 +136,11 @@ class Generation:
         self._class = class_of(self._tenant, request.headers.get(HEADER_CLASS), config)
         raw = await intake.body(request, shared.settings)
         salt = self._tenant.cache_salt(shared.settings.service) if self._tenant else None
-        ask = rules.read(request.path, raw, self._class, salt)
+        tenant = self._tenant.name if self._tenant else ""
+        ask = rules.read(request.path, raw, self._class, salt, tenant)
         self._charge = shared.door.charge(self._tenant, shared.predicted_tokens(ask))
-        return Flow(shared, ask, self._stream, self._request_id, self._arrived_s)
+        session = request.headers.get(HEADER_SESSION)
+        return Flow(shared, ask, self._stream, self._request_id, self._arrived_s, session)
 
     async def _failed(self, refusal: Refusal, outcome: str, detail: str) -> web.StreamResponse:
         """The client gets a status with a sentence, or an error event if its stream has begun."""

@@ -19,7 +19,15 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 L, C = names.LLMSERVICE, names.CLASS
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120)
 GAP_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5)
-FIRST_CODES = (("200", "ok"), ("502", "failed"), ("503", "shed"), ("400", "refused"), ("499", "client_gone"))
+FIRST_CODES = (
+    ("200", "ok"),
+    ("502", "failed"),
+    ("503", "shed"),
+    ("429", "shed"),
+    ("400", "refused"),
+    ("499", "client_gone"),
+)
+ERROR_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 STATES = ("ready", "draining", "not_ready", "excluded")
 
 
@@ -49,6 +57,14 @@ class Metrics:
             names.CHUNK_GAP_SECONDS, "Time between chunks (not tokens)", (L, C), buckets=GAP_BUCKETS_S, **r
         )
         self.ttft_part = Summary(names.TTFT_PART_SECONDS, "Where the time to first token went", (L, C, "part"), **r)
+        self.queue_tokens = Gauge(names.QUEUE_TOKENS, "Predicted prompt tokens that wait in this router", (L, C), **r)
+        self.prediction_error = Histogram(
+            names.TTFT_PREDICTION_ERROR,
+            "How far the first token was from the time predicted on arrival",
+            (L, C, names.DIRECTION),
+            buckets=ERROR_BUCKETS_S,
+            **r,
+        )
         self.retries = Counter(names.RETRIES, "Attempts after the first", (L, "phase", "reason"), **r)
         self.shed = Counter(names.SHED, "Requests refused for want of an engine", (L, C, "reason"), **r)
         self.endpoints = Gauge(names.ENDPOINTS, "Engines as the router sees them", (L, "pool", "state"), **r)
@@ -74,7 +90,11 @@ class Metrics:
                 self.in_flight.labels(self.service, c.name, phase)
             for part in names.TTFT_PARTS:
                 self.ttft_part.labels(self.service, c.name, part)
-            self.shed.labels(self.service, c.name, "NoEndpoint")
+            self.queue_tokens.labels(self.service, c.name)
+            for direction in names.DIRECTIONS:
+                self.prediction_error.labels(self.service, c.name, direction)
+            for reason in names.FIRST_SHED_REASONS:
+                self.shed.labels(self.service, c.name, reason)
             self._ttft_pair(c)
 
     def judge_ttft(self, c: ServiceClass, is_good: bool) -> None:
@@ -88,6 +108,13 @@ class Metrics:
         self.ttft.labels(self.service, class_name).observe(ttft_s)
         for part, seconds in parts.items():
             self.ttft_part.labels(self.service, class_name, part).observe(seconds)
+
+    def observe_prediction(self, class_name: str, later_s: float) -> None:
+        direction = names.DIRECTIONS[later_s > 0]
+        self.prediction_error.labels(self.service, class_name, direction).observe(abs(later_s))
+
+    def set_queue(self, class_name: str, tokens: float) -> None:
+        self.queue_tokens.labels(self.service, class_name).set(tokens)
 
     def gaps(self, class_name: str) -> Histogram:
         return self.chunk_gap.labels(self.service, class_name)

@@ -6,14 +6,16 @@ Why a request cannot be split into prefill and decode is decided here too; where
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from llmservice_core.affinity import text_blocks, token_blocks
 from llmservice_core.contract import (
     FIELD_CACHE_SALT,
     STRIPPED_FIELDS,
     XARG_AGE_S,
     XARG_CLASS,
     XARG_TBT_S,
+    XARG_TENANT,
     XARG_TTFT_S,
 )
 from llmservice_core.model import ServiceClass
@@ -27,6 +29,8 @@ MEDIA = frozenset({"image_url", "image_embeds", "video_url", "audio_url", "audio
 
 MOST_ANSWERS = 1_000_000
 """Of one prompt, for counting: a larger number fits no budget anyway, and a huge one fits no float."""
+
+MOST_TOKEN_ID = 1 << 62
 
 REMOTE_DECODE = {
     "do_remote_decode": True,
@@ -59,13 +63,15 @@ class Ask:
     """Why the request cannot be split into prefill and decode, None when it can."""
     cache_salt: str | None = None
     """Its tenant's, so that no other can find out what is in its prefix cache; None where nobody has a key."""
+    tenant: str = ""
+    """Empty where nobody has a key."""
 
 
-def read(path: str, raw: bytes, service_class: ServiceClass, cache_salt: str | None = None) -> Ask:
+def read(path: str, raw: bytes, service_class: ServiceClass, cache_salt: str | None = None, tenant: str = "") -> Ask:
     body = clean(parse(raw))
     refuse_wrong_types(body)
     try:
-        return _ask(path, body, service_class, cache_salt)
+        return replace(_ask(path, body, service_class, cache_salt), tenant=tenant)
     except RecursionError as error:
         raise Refusal(400, "The body is nested too deeply.") from error
 
@@ -172,12 +178,27 @@ def trusted(ask: Ask, age_s: float) -> JSON:
 
 def xargs(ask: Ask, age_s: float) -> JSON:
     c = ask.service_class
+    tenant = {XARG_TENANT: ask.tenant} if ask.tenant else {}
     return {
         XARG_CLASS: c.name,
         XARG_TTFT_S: c.ttft.target_s,
         XARG_TBT_S: c.tbt.target_s,
         XARG_AGE_S: round(age_s, 6),
+        **tenant,
     }
+
+
+def prompt_blocks(ask: Ask) -> tuple[bytes, ...]:
+    """Hashes of the prompt's beginning, alike for prompts that begin alike. Tenants do not meet: their caches do not.
+
+    Chat messages as JSON: what was said before is the beginning of what is said now.
+    """
+    prompt, seed = ask.body.get("prompt"), ask.tenant
+    if isinstance(prompt, list) and prompt and all(type(p) is int and abs(p) < MOST_TOKEN_ID for p in prompt):
+        return token_blocks(prompt, seed)
+    parts = (ask.body.get(field) for field in ("tools", "messages", "prompt"))
+    text = "".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part is not None)
+    return text_blocks(text.encode(errors="replace"), seed)
 
 
 def prompt_size(body: JSON) -> tuple[int, int | None]:

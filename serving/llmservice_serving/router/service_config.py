@@ -11,6 +11,7 @@ from typing import Any
 from llmservice_api.durations import seconds
 from llmservice_core.contract import HEADER_CLASS
 from llmservice_core.model import ServiceClass, Slo
+from llmservice_core.picking import Policy
 from llmservice_serving.router.errors import Refusal
 
 
@@ -22,6 +23,9 @@ class BadManifest(ValueError):
 class ServiceConfig:
     served_name: str
     classes: tuple[ServiceClass, ...]
+    routing: Policy = Policy.SHORTEST_QUEUE
+    step_tokens: int | None = None
+    """Most tokens of an engine's step, where the manifest says it."""
     needs_keys: bool = False
     """`router.access` is set: a router that holds no keys refuses everybody."""
 
@@ -45,12 +49,25 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         spec = manifest["spec"]
         classes = tuple(_class(c) for c in spec["classes"])
         served_name = spec["model"].get("servedName") or manifest["metadata"]["name"]
-        needs_keys = bool((spec.get("router") or {}).get("access"))
+        router = spec.get("router") or {}
+        routing = Policy(router.get("routing") or Policy.SHORTEST_QUEUE)
+        step_tokens = _step_tokens(spec.get("engine") or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadManifest(f"LLMService cannot be read: {type(error).__name__}: {error}") from error
     if sum(c.is_default for c in classes) != 1:
         raise BadManifest("LLMService needs exactly one class with default: true")
-    return ServiceConfig(served_name=served_name, classes=classes, needs_keys=needs_keys)
+    return ServiceConfig(
+        served_name=served_name,
+        classes=classes,
+        routing=routing,
+        step_tokens=step_tokens,
+        needs_keys=bool(router.get("access")),
+    )
+
+
+def _step_tokens(engine: Mapping[str, Any]) -> int | None:
+    budget = (engine.get("scheduler") or {}).get("tokenBudget")
+    return budget if isinstance(budget, int) else None
 
 
 def _class(entry: Mapping[str, Any]) -> ServiceClass:
@@ -60,6 +77,7 @@ def _class(entry: Mapping[str, Any]) -> ServiceClass:
         tbt=_slo(entry["tbt"]),
         weight=float(entry.get("weight", 1)),
         is_default=bool(entry.get("default", False)),
+        sheds_late=entry.get("shed") == "Late",
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from llmservice_core.affinity import BLOCKS_PER_ENGINE
 from llmservice_core.contract import ENV_SERVICE, PORT_ENGINE_HTTP, PORT_ROUTER_HTTP, PORT_ROUTER_METRICS
-from llmservice_core.routing import Policy
+from llmservice_core.picking import Policy
 
 PREFIX = "LLMSERVICE_ROUTER_"
 
@@ -32,7 +33,10 @@ class Settings:
     port: int = _knob(PORT_ROUTER_HTTP, "port of the OpenAI API")
     metrics_port: int = _knob(PORT_ROUTER_METRICS, "port of /metrics, /healthz and /readyz")
     engine_port: int = _knob(PORT_ENGINE_HTTP, "port of the engines' HTTP server in watched pods")
-    policy: str = _knob(Policy.SHORTEST_QUEUE.value, "jsq (shortest queue by predicted work) or random")
+    policy: str = _knob("", f"{', '.join(Policy)}; default: spec.router.routing of the LLMService")
+    step_tokens: int = _knob(0, "tokens of an engine's step, two of which it holds; default: tokenBudget, else 2048")
+    prefix_blocks: int = _knob(BLOCKS_PER_ENGINE, "blocks of 128 tokens remembered per engine (prefix-affinity)")
+    queue_tokens: int = _knob(1_000_000, "predicted prompt tokens of one class that may wait here; then 503")
     log_level: str = _knob("INFO", "DEBUG also logs each good request")
     wait_for_endpoint_s: float = _knob(10.0, "a request waits this long when no engine can take it, then 503")
     exclude_s: float = _knob(2.0, "an engine that failed gets nothing new for this long")
@@ -62,7 +66,7 @@ def read(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settin
         parser.add_argument(f"--{f.name.replace('_', '-')}", help=f.metadata["help"], **_argument(f.default, f.name))
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     chosen: dict[str, Any] = {**_from_environment(environ), **given}
-    if chosen.get("policy", Policy.SHORTEST_QUEUE) not in set(Policy):
+    if chosen.get("policy") and chosen["policy"] not in set(Policy):
         parser.error(f"--policy is one of: {', '.join(Policy)}")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
     return Settings(**values)

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmservice_core.picking import Policy
 from llmservice_core.routing import Predictor
 from llmservice_serving.router import rules
 from llmservice_serving.router.door import Door
@@ -14,6 +15,7 @@ from llmservice_serving.router.metrics import Metrics
 from llmservice_serving.router.rules import Ask
 from llmservice_serving.router.service_config import ServiceConfig
 from llmservice_serving.router.settings import Settings
+from llmservice_serving.router.waiting_room import STEP_TOKENS, WaitingRoom
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,6 +27,7 @@ class Shared:
     engines: Engines
     metrics: Metrics
     door: Door
+    room: WaitingRoom
     config: ServiceConfig | None = None
     predictor: Predictor = field(default_factory=lambda: Predictor(output_tokens={}))
     are_engines_synced: bool = False
@@ -40,6 +43,8 @@ class Shared:
         """A new version of the LLMService is in force for requests from now on."""
         if config != self.config:
             self.config = config
+            self.fleet.policy = Policy(self.settings.policy or config.routing)
+            self.room.step_tokens = self.settings.step_tokens or config.step_tokens or STEP_TOKENS
             self.metrics.start_classes(config.classes)
 
     def configured(self) -> ServiceConfig:
