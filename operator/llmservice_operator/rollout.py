@@ -36,6 +36,16 @@ def decided(service: LLMService, revision: str, deployments: Sequence[Manifest],
     }
 
 
+def asked(pool: Pool, revision: str, deployments: Iterable[Manifest]) -> tuple[int, int]:
+    """Of Kubernetes, in this revision: the replicas, and how many of them were decided. More are there to drain."""
+    found = [d for d in deployments if _pool(d) is pool and is_current(d, revision)]
+    if not found:
+        return 0, 0
+    replicas = int(found[0]["spec"].get("replicas", 1))
+    noted = annotations_of(found[0]).get(ANNOTATION_REPLICAS, "")
+    return replicas, int(noted) if noted.isdigit() else replicas
+
+
 def bounded(service: LLMService, pool: Pool, size: int) -> int:
     """Within the pool's limits, unless a person sets the sizes."""
     if service.spec.scaling.mode is not Mode.AUTO:

@@ -1,0 +1,164 @@
+"""Leads the pods of one pool out before its size is lowered: looks, lets the core decide, marks the pods.
+
+All that a drain is stands on the pods: the time since which routers send nothing new, and Kubernetes' own cost of
+deletion. So an operator that is killed at any point, or two passes in a row, go on from what stands there. The cost is
+written one pass before the replicas are lowered, so that the ReplicaSet controller has seen it by then.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from llmservice_api.resource import LLMService
+from llmservice_core import contract, draining
+from llmservice_core.draining import UNKNOWN, Occupant, Why, Work
+from llmservice_core.model import Mode, Pool
+from llmservice_operator import events, observe_work
+from llmservice_operator.conditions import timestamp
+from llmservice_operator.errors import Gone, OperatorError, Unreachable
+from llmservice_operator.kinds import POD, Kind, Manifest, annotations_of, labels_of, name_of
+from llmservice_operator.world import World
+
+Post = Callable[[Manifest], Awaitable[bool]]
+Key = tuple[Kind, str]
+ENDED = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """One pool of the present revision. `size`: as decided now; `decided` and `replicas`: as its Deployment says."""
+
+    service: LLMService
+    pool: Pool
+    revision: str
+    size: int
+    replicas: int
+    decided: int
+
+    def written(self, draining: int) -> int:
+        """Of `replicas`, those that are ours: what a stranger scaled up is put back at once, not drained."""
+        return min(self.replicas, self.decided + draining)
+
+
+async def lead_out(world: World, room: Room, post: Post, refused: dict[Key, OperatorError]) -> int:
+    """How many pods to ask for beyond `room.size`. Without a pod that leaves or drains it costs nothing."""
+    everyone = world.watches.of(POD, room.service.key)
+    pods = {name_of(p): p for p in everyone if _lives_in(p, room)}
+    marked = [name for name, p in pods.items() if contract.ANNOTATION_DRAIN in annotations_of(p)]
+    written = room.written(len(marked))
+    # Where people set the sizes they also choose, by Kubernetes' rules, who goes.
+    may_begin = room.service.spec.scaling.mode is Mode.AUTO and written > room.size and len(pods) > room.size
+    if not marked and not may_begin:
+        return 0
+    occupants = await _occupants(world, pods, [p for p in everyone if _is_router(p)])
+    now_s, deadline_s = world.clock(), room.service.drain_deadline_s
+    drains = draining.decide(occupants, room.size, may_begin=may_begin, now_s=now_s, deadline_s=deadline_s)
+    writer = _Writer(world, room, pods, post, refused, now_s)
+    for one in drains.begin:
+        await writer.begin(one)
+    for one, why in drains.release:
+        await writer.release(one, why)
+    strays = [o for o in occupants if o.name in marked and not o.is_draining and o not in drains.begin]
+    for one in (*drains.take_back, *strays):
+        await writer.take_back(one)
+    return draining.replicas(room.size, written, drains.held) - room.size
+
+
+async def _occupants(world: World, pods: Mapping[str, Manifest], routers: list[Manifest]) -> list[Occupant]:
+    started = [p for p in pods.values() if observe_work.is_started(p)]
+    found = await observe_work.works(world.http, started, routers)
+    known = dict(zip(map(name_of, started), found, strict=True))
+    return [occupant(pod, known.get(name, UNKNOWN)) for name, pod in pods.items()]
+
+
+def occupant(pod: Manifest, work: Work) -> Occupant:
+    notes = annotations_of(pod)
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    since_s = _seconds(notes.get(contract.ANNOTATION_DRAIN))
+    return Occupant(
+        name=name_of(pod),
+        serves=any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions),
+        is_started=observe_work.is_started(pod),
+        since_s=since_s,
+        is_released=since_s is not None and notes.get(contract.ANNOTATION_COST) == contract.COST_RELEASED,
+        work=work,
+    )
+
+
+def _seconds(text: str | None) -> float | None:
+    """What is no time is no drain of ours: it is written anew or taken away."""
+    try:
+        return None if text is None else datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+
+
+def _lives_in(pod: Manifest, room: Room) -> bool:
+    labels, status = labels_of(pod), pod.get("status") or {}
+    wanted = (contract.COMPONENT_ENGINE, room.pool.value, room.revision)
+    found = (contract.LABEL_COMPONENT, contract.LABEL_POOL, contract.LABEL_REVISION)
+    is_here = tuple(labels.get(label) for label in found) == wanted
+    return is_here and not pod["metadata"].get("deletionTimestamp") and status.get("phase") not in ENDED
+
+
+def _is_router(pod: Manifest) -> bool:
+    return labels_of(pod).get(contract.LABEL_COMPONENT) == contract.COMPONENT_ROUTER
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Tells first, writes then: if it is killed between, the next one decides and tells the same."""
+
+    world: World
+    room: Room
+    pods: Mapping[str, Manifest]
+    post: Post
+    refused: dict[Key, OperatorError]
+    now_s: float
+
+    async def begin(self, one: Occupant) -> None:
+        since = timestamp(self.now_s)
+        text = f"{self.room.pool} {one.name} drains, for {self.room.size} are enough: {_left(one)}"
+        await self._tell(one, "DrainStarted", text, since)
+        await self._write(one, {contract.ANNOTATION_DRAIN: since, contract.ANNOTATION_COST: contract.COST_DRAINING})
+
+    async def release(self, one: Occupant, why: Why) -> None:
+        age_s = self.now_s - (one.since_s or self.now_s)
+        reason = "DrainDeadlineOver" if why is Why.DEADLINE else "DrainEnded"
+        left = "its engine had not started" if why is Why.NOT_STARTED else _left(one)
+        await self._tell(one, reason, f"{self.room.pool} {one.name} goes after {age_s:.0f} s: {left}", self._since(one))
+        # Not taken for seen: the ReplicaSet controller shall have had the time in which it comes back to us.
+        await self._write(one, {contract.ANNOTATION_COST: contract.COST_RELEASED}, is_seen=False)
+
+    async def take_back(self, one: Occupant) -> None:
+        text = f"{self.room.pool} {one.name} stays: {self.room.size} are wanted again, or another one goes"
+        await self._tell(one, "DrainTakenBack", text, self._since(one))
+        await self._write(one, {contract.ANNOTATION_DRAIN: None, contract.ANNOTATION_COST: None})
+
+    def _since(self, one: Occupant) -> str:
+        return annotations_of(self.pods[one.name])[contract.ANNOTATION_DRAIN]
+
+    async def _tell(self, one: Occupant, reason: str, text: str, since: str) -> None:
+        await self.post(events.drain(self.room.service, self.pods[one.name], reason, text, self.now_s, since))
+
+    async def _write(self, one: Occupant, annotations: Mapping[str, str | None], *, is_seen: bool = True) -> None:
+        """A refusal keeps neither the other pods nor the children from what they need."""
+        try:
+            answer = await self.world.cluster.annotate(self.pods[one.name], annotations)
+        except Gone:
+            return
+        except Unreachable:
+            raise
+        except OperatorError as error:
+            self.refused[POD, one.name] = error
+            return
+        if is_seen:
+            self.world.watches.put(answer)
+
+
+def _left(one: Occupant) -> str:
+    work = one.work
+    requests = "an unknown number of" if work.requests is None else f"{work.requests}"
+    blocks = f", {work.unpulled_blocks} KV blocks to be pulled" if work.unpulled_blocks else ""
+    tokens = f", about {work.tokens:.0f} tokens" if work.tokens else ""
+    return f"{requests} requests left{tokens}{blocks}"
