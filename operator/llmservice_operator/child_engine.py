@@ -7,7 +7,15 @@ from math import ceil
 from llmservice_api.resource import LLMService
 from llmservice_core import contract
 from llmservice_core.model import Pool
-from llmservice_operator.child_parts import ANNOTATION_REPLICAS, described, digest, identity, manifest, pool_name
+from llmservice_operator.child_parts import (
+    ANNOTATION_HELD,
+    ANNOTATION_REPLICAS,
+    described,
+    digest,
+    identity,
+    manifest,
+    pool_name,
+)
 from llmservice_operator.errors import Misconfigured
 from llmservice_operator.kinds import DEPLOYMENT, Manifest
 from llmservice_operator.merge import merge_template
@@ -56,7 +64,9 @@ def deployment(
             "template": {**template, "metadata": {**template["metadata"], "labels": pod_labels}},
         },
     )
-    made["metadata"]["annotations"] = {ANNOTATION_REPLICAS: str(replicas)}
+    made["metadata"]["annotations"] = {ANNOTATION_REPLICAS: str(replicas)} | (
+        {ANNOTATION_HELD: str(held)} if held else {}
+    )
     return made
 
 

@@ -191,15 +191,8 @@ class Keeper:
         """Marks the pods of each pool that are too many, and says how many of them still drain."""
         deployments = self._engines(service)
         for pool, size in sizes.items():
-            replicas, decided = rollout.asked(pool, rendering.revision, deployments)
-            room = leaving.Room(
-                service=service,
-                pool=pool,
-                revision=rendering.revision,
-                size=size,
-                replicas=replicas,
-                decided=decided,
-            )
+            written = rollout.written(pool, rendering.revision, deployments)
+            room = leaving.Room(service=service, pool=pool, revision=rendering.revision, size=size, written=written)
             outcome.held[pool] = await leaving.lead_out(self.world, room, self.teller.post, outcome.writes.refused)
 
     async def _converge(

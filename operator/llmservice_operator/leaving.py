@@ -26,18 +26,18 @@ ENDED = ("Succeeded", "Failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """One pool of the present revision. `size`: as decided now; `decided` and `replicas`: as its Deployment says."""
+    """One pool of the present revision. `size`: as decided now; `written`: what Kubernetes is asked for until now."""
 
     service: LLMService
     pool: Pool
     revision: str
     size: int
-    replicas: int
-    decided: int
+    written: int
 
-    def written(self, draining: int) -> int:
-        """Of `replicas`, those that are ours: what a stranger scaled up is put back at once, not drained."""
-        return min(self.replicas, self.decided + draining)
+    @property
+    def may_begin(self) -> bool:
+        """Where people set the sizes they also choose, by Kubernetes' rules, who goes."""
+        return self.service.spec.scaling.mode is Mode.AUTO and self.written > self.size
 
 
 async def lead_out(world: World, room: Room, post: Post, refused: dict[Key, OperatorError]) -> int:
@@ -45,14 +45,11 @@ async def lead_out(world: World, room: Room, post: Post, refused: dict[Key, Oper
     everyone = world.watches.of(POD, room.service.key)
     pods = {name_of(p): p for p in everyone if _lives_in(p, room)}
     marked = [name for name, p in pods.items() if contract.ANNOTATION_DRAIN in annotations_of(p)]
-    written = room.written(len(marked))
-    # Where people set the sizes they also choose, by Kubernetes' rules, who goes.
-    may_begin = room.service.spec.scaling.mode is Mode.AUTO and written > room.size and len(pods) > room.size
-    if not marked and not may_begin:
+    if not marked and not (room.may_begin and len(pods) > room.size):
         return 0
     occupants = await _occupants(world, pods, [p for p in everyone if _is_router(p)])
     now_s, deadline_s = world.clock(), room.service.drain_deadline_s
-    drains = draining.decide(occupants, room.size, may_begin=may_begin, now_s=now_s, deadline_s=deadline_s)
+    drains = draining.decide(occupants, room.size, may_begin=room.may_begin, now_s=now_s, deadline_s=deadline_s)
     writer = _Writer(world, room, pods, post, refused, now_s)
     for one in drains.begin:
         await writer.begin(one)
@@ -61,7 +58,7 @@ async def lead_out(world: World, room: Room, post: Post, refused: dict[Key, Oper
     strays = [o for o in occupants if o.name in marked and not o.is_draining and o not in drains.begin]
     for one in (*drains.take_back, *strays):
         await writer.take_back(one)
-    return draining.replicas(room.size, written, drains.held) - room.size
+    return draining.replicas(room.size, room.written, drains.held) - room.size
 
 
 async def _occupants(world: World, pods: Mapping[str, Manifest], routers: list[Manifest]) -> list[Occupant]:
