@@ -39,7 +39,7 @@ async def works(http: aiohttp.ClientSession, engines: Sequence[Manifest], router
 def is_running(pod: Manifest) -> bool:
     """A process is in it that may hold requests, also while the pod is being deleted."""
     containers = (pod.get("status") or {}).get("containerStatuses") or []
-    return any((c.get("state") or {}).get("running") for c in containers)
+    return any((c.get("state") or {}).get("running") is not None for c in containers)
 
 
 def is_started(pod: Manifest) -> bool:
