@@ -195,7 +195,7 @@ def _pages(registry: CollectorRegistry, explain: Callable[[], Any], numbers: Eng
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("PATH_INFO") == contract.PATH_LEAVE:
-            return engine_leave.answer(numbers.live, environ, start_response)
+            return engine_leave.answer(numbers, environ, start_response)
         if environ.get("PATH_INFO") != contract.PATH_SCHEDULE:
             return metrics(environ, start_response)
         body = json.dumps(explain()).encode()

@@ -57,15 +57,33 @@ async def _ask(r: Router) -> None:
         assert len([e for e in await events(reply) if e["choices"]]) == 40
 
 
-async def test_a_drain_taken_back_gets_requests_again(tmp_path: Path) -> None:
-    engine, api = Engine("e"), FakeApi()
-    api.put("pods", pod("a", **MARKS["drain"]), "ADDED")
+async def test_the_only_pod_serves_on_until_its_successor_is_there(tmp_path: Path) -> None:
+    engine, api = Engine("e", gap_s=0.05), FakeApi()
+    api.put("pods", pod("a", **MARKS["deletion"]), "ADDED")
+    api.put("pods", pod("b", ready=False), "ADDED")
     async with running([engine]), watched(tmp_path, api, int(engine.url.rsplit(":", 1)[1])) as r:
-        await until(lambda: states(r) == {"a": "draining"} and r.shared.not_ready() is None)
-        waiting = asyncio.create_task(_plain(r))
-        await asyncio.sleep(0.05)
+        await until(lambda: states(r) == {"a": "draining", "b": "not_ready"} and r.shared.not_ready() is None)
+        assert await _plain(r) == 200
+        api.put("pods", pod("b"))
+        await until(lambda: states(r)["b"] == "ready")
+        asked = asyncio.create_task(_plain(r))
+        await until(lambda: len(engine.bodies) == 2)
+        assert [(await fleet(r))[name]["in_flight"] for name in "ab"] == [0, 1]
+        assert await asked == 200
+
+
+async def test_a_drain_taken_back_gets_requests_again(tmp_path: Path) -> None:
+    engine, api = Engine("e", gap_s=0.05), FakeApi()
+    api.put("pods", pod("a", **MARKS["drain"]), "ADDED")
+    api.put("pods", pod("b"), "ADDED")
+    async with running([engine]), watched(tmp_path, api, int(engine.url.rsplit(":", 1)[1])) as r:
+        await until(lambda: states(r) == {"a": "draining", "b": "ready"} and r.shared.not_ready() is None)
         api.put("pods", pod("a"))
-        assert await waiting == 200
+        await until(lambda: states(r)["a"] == "ready", timeout_s=1)
+        asked = [asyncio.create_task(_plain(r)) for _ in range(2)]
+        await until(lambda: len(engine.bodies) == 2)
+        assert [(await fleet(r))[name]["in_flight"] for name in "ab"] == [1, 1]
+        assert await asyncio.gather(*asked) == [200, 200]
 
 
 async def _plain(r: Router) -> int:
