@@ -92,6 +92,20 @@ def drain_node(name: str) -> None:
         kube.kubectl("uncordon", name)
 
 
+def roll() -> None:
+    """A new revision starts beside the old one, whose pods all go at once when it is Ready."""
+    old = {p["metadata"]["name"] for pool in ("prefill", "decode") for p in pods(pool)}
+    env = kube.service(services.NAMESPACE, NAME)["spec"]["engine"]["env"]
+    patch = {"spec": {"engine": {"env": [*env, {"name": "ROLLED", "value": "1"}]}}}
+    kube.kubectl("-n", services.NAMESPACE, "patch", "llmsvc", NAME, "--type=merge", "-p", json.dumps(patch))
+
+    def is_over() -> bool:
+        names = {p["metadata"]["name"] for pool in ("prefill", "decode") for p in pods(pool)}
+        return not names & old and len(ready("prefill")) == len(ready("decode")) == 1
+
+    kube.wait_for("only the new revision", is_over, 200)
+
+
 def node_of(pool: str) -> str:
     return str(pods(pool)[0]["spec"]["nodeName"])
 
@@ -121,6 +135,8 @@ def test_no_answer_is_lost_whoever_makes_a_pod_leave(paced: str, namespace: str)
         kube.wait_for("a prefill pod", lambda: len(ready("prefill")) == 1, 150)
         say(streams, f"a node drained of {moved}")
         say(streams, f"1 of 2 decode pods drained and gone after {shrink('decode', 1):.1f} s")
+        roll()
+        say(streams, "both pools rolled to a new revision")
         time.sleep(SETTLED_S)
     say(streams, "at the end")
     assert streams.lost == []
