@@ -140,7 +140,6 @@ class Keeper:
         before = rollout.decided(service, rendering.revision, deployments, self.sizes)
         outcome.pools = pools_seen(self.world, service, before)
         # Repairs and drains first: they must not wait for a Prometheus that does not answer.
-        await self._lead_out(service, rendering, outcome, before)
         await self._converge(service, rendering, outcome, before)
         self.sizes = before
         sizes = await self._decide(service, rendering, outcome, before)
@@ -154,7 +153,6 @@ class Keeper:
     ) -> None:
         """What was written is told as decided; where that is not all of it, the next pass decides anew."""
         try:
-            await self._lead_out(service, rendering, outcome, sizes)
             await self._converge(service, rendering, outcome, sizes)
         finally:
             deployments = self._engines(service)
@@ -185,15 +183,21 @@ class Keeper:
             return before
         return {p: rollout.bounded(service, p, before[p] if n is None else n) for p, n in planned.items()}
 
-    async def _lead_out(
-        self, service: LLMService, rendering: Rendering, outcome: Outcome, sizes: Mapping[Pool, int]
-    ) -> None:
-        """Marks the pods of each pool that are too many, and says how many of them still drain."""
+    async def _leaving(
+        self, service: LLMService, rendering: Rendering, sizes: Mapping[Pool, int]
+    ) -> list[leaving.Leaving]:
         deployments = self._engines(service)
-        for pool, size in sizes.items():
-            written = rollout.written(pool, rendering.revision, deployments)
-            room = leaving.Room(service=service, pool=pool, revision=rendering.revision, size=size, written=written)
-            outcome.held[pool] = await leaving.lead_out(self.world, room, self.teller.post, outcome.writes.refused)
+        rooms = (
+            leaving.Room(
+                service=service,
+                pool=pool,
+                revision=rendering.revision,
+                size=size,
+                written=rollout.written(pool, rendering.revision, deployments),
+            )
+            for pool, size in sizes.items()
+        )
+        return [await leaving.look(self.world, room) for room in rooms]
 
     async def _converge(
         self, service: LLMService, rendering: Rendering, outcome: Outcome, sizes: Mapping[Pool, int]
@@ -203,6 +207,8 @@ class Keeper:
         old = rollout.names(rollout.outdated(rendering.revision, rendering.templates, deployments))
         going = rollout.names(rollout.removable(rendering.revision, rendering.templates, deployments))
         outcome.rolling_out = bool(old - going)
+        pools = await self._leaving(service, rendering, sizes)
+        outcome.held = {p.room.pool: p.held for p in pools}
         wanted = children.render(
             service,
             self.world.settings,
@@ -212,6 +218,8 @@ class Keeper:
             pod_monitors=watches.exists(POD_MONITOR),
         )
         await self.applier.converge(service, wanted, old - going, outcome.writes)
+        for pool in pools:
+            await leaving.carry_out(self.world, pool, self.teller.post_once, outcome.writes.refused)
 
     async def _tell(self, service: LLMService, outcome: Outcome) -> None:
         deployments = self._engines(service)

@@ -5,13 +5,13 @@ deletion. So an operator that is killed at any point, or two passes in a row, go
 written one pass before the replicas are lowered, so that the ReplicaSet controller has seen it by then.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from llmservice_api.resource import LLMService
 from llmservice_core import contract, draining
-from llmservice_core.draining import UNKNOWN, Occupant, Why, Work
+from llmservice_core.draining import UNKNOWN, Drains, Occupant, Why, Work
 from llmservice_core.model import Mode, Pool
 from llmservice_operator import events, observe_work
 from llmservice_operator.conditions import timestamp
@@ -40,25 +40,47 @@ class Room:
         return self.service.spec.scaling.mode is Mode.AUTO and self.written > self.size
 
 
-async def lead_out(world: World, room: Room, post: Post, refused: dict[Key, OperatorError]) -> int:
-    """How many pods to ask for beyond `room.size`. Without a pod that leaves or drains it costs nothing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """What is decided for one pool and not written yet. `held`: pods to ask for beyond its size."""
+
+    room: Room
+    held: int = 0
+    drains: Drains = field(default_factory=Drains)
+    under_way: Sequence[Occupant] = ()
+    """Drains that began in an earlier pass and have no end yet."""
+    pods: Mapping[str, Manifest] = field(default_factory=dict)
+    now_s: float = 0.0
+
+
+async def look(world: World, room: Room) -> Leaving:
+    """Writes nothing. Without a pod that leaves or drains it asks nobody."""
     everyone = world.watches.of(POD, room.service.key)
     pods = {name_of(p): p for p in everyone if _lives_in(p, room)}
     marked = [name for name, p in pods.items() if contract.ANNOTATION_DRAIN in annotations_of(p)]
     if not marked and not (room.may_begin and len(pods) > room.size):
-        return 0
+        return Leaving(room=room)
     occupants = await _occupants(world, pods, [p for p in everyone if _is_router(p)])
     now_s, deadline_s = world.clock(), room.service.drain_deadline_s
     drains = draining.decide(occupants, room.size, may_begin=room.may_begin, now_s=now_s, deadline_s=deadline_s)
-    writer = _Writer(world, room, pods, post, refused, now_s)
-    for one in drains.begin:
+    strays = tuple(o for o in occupants if o.name in marked and not o.is_draining and o not in drains.begin)
+    drains = replace(drains, take_back=drains.take_back + strays)
+    held = draining.replicas(room.size, room.written, drains.held) - room.size
+    under_way = [o for o in occupants if o.is_draining and not o.is_released]
+    return Leaving(room=room, held=held, drains=drains, under_way=under_way, pods=pods, now_s=now_s)
+
+
+async def carry_out(world: World, leaving: Leaving, post: Post, refused: dict[Key, OperatorError]) -> None:
+    """After the Deployment was written: so whoever is killed before this begins the same drains again."""
+    writer = _Writer(world, leaving, post, refused)
+    for one in leaving.under_way:
+        await writer.tell_begun(one)
+    for one in leaving.drains.begin:
         await writer.begin(one)
-    for one, why in drains.release:
+    for one, why in leaving.drains.release:
         await writer.release(one, why)
-    strays = [o for o in occupants if o.name in marked and not o.is_draining and o not in drains.begin]
-    for one in (*drains.take_back, *strays):
+    for one in leaving.drains.take_back:
         await writer.take_back(one)
-    return draining.replicas(room.size, room.written, drains.held) - room.size
 
 
 async def _occupants(world: World, pods: Mapping[str, Manifest], routers: list[Manifest]) -> list[Occupant]:
@@ -104,19 +126,32 @@ def _is_router(pod: Manifest) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """Tells first, writes then: if it is killed between, the next one decides and tells the same."""
+    """Tells of ends first and writes then: if it is killed between, the next one decides and tells the same."""
 
     world: World
-    room: Room
-    pods: Mapping[str, Manifest]
+    leaving: Leaving
     post: Post
     refused: dict[Key, OperatorError]
-    now_s: float
+
+    @property
+    def room(self) -> Room:
+        return self.leaving.room
+
+    @property
+    def now_s(self) -> float:
+        return self.leaving.now_s
+
+    @property
+    def pods(self) -> Mapping[str, Manifest]:
+        return self.leaving.pods
+
+    async def tell_begun(self, one: Occupant) -> None:
+        """In every pass, for the one that marked it may have been killed then; the poster leaves out what it told."""
+        text = f"{self.room.pool} {one.name} drains, for {self.room.size} are enough: {_left(one)}"
+        await self._tell(one, "DrainStarted", text, self._since(one))
 
     async def begin(self, one: Occupant) -> None:
         since = timestamp(self.now_s)
-        text = f"{self.room.pool} {one.name} drains, for {self.room.size} are enough: {_left(one)}"
-        await self._tell(one, "DrainStarted", text, since)
         await self._write(one, {contract.ANNOTATION_DRAIN: since, contract.ANNOTATION_COST: contract.COST_DRAINING})
 
     async def release(self, one: Occupant, why: Why) -> None:

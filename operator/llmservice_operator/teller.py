@@ -17,7 +17,7 @@ from llmservice_operator import events, status
 from llmservice_operator.apply import Restored
 from llmservice_operator.errors import Exists, Gone, OperatorError, ServiceGone
 from llmservice_operator.facts import Facts
-from llmservice_operator.kinds import Manifest
+from llmservice_operator.kinds import Manifest, name_of
 from llmservice_operator.world import World
 
 TOLD = ("Degraded", "MetricsAvailable")
@@ -35,6 +35,7 @@ class Teller:
     told: Mapping[Pool, int] = field(init=False)
     rollout_told: str | None = None
     written_s: float = float("-inf")
+    _once: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.history = list(self.shown.history) if self.shown else []
@@ -99,6 +100,14 @@ class Teller:
             before, after = old.condition(kind) if old else None, new.condition(kind)
             if before is not None and after is not None and {before.status, after.status} == {"True", "False"}:
                 await self.post(events.flipped(facts.service, after, facts.now_s))
+
+    async def post_once(self, event: Manifest) -> bool:
+        """For what is told in every pass while it holds: a request only for the first time in this process."""
+        name = name_of(event)
+        if name in self._once:
+            return False
+        self._once.add(name)
+        return await self.post(event)
 
     async def post(self, event: Manifest) -> bool:
         """Whether it is new. One that is lost is no reason to stop."""

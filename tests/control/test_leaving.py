@@ -196,6 +196,49 @@ async def test_an_operator_killed_between_any_two_writes_goes_on(scene: Scene) -
     assert [len(scene.told(what)) for what in ("Started", "Ended", "TakenBack")] == [2, 2, 0]
 
 
+class Killed(BaseException):
+    """Nothing of the operator may catch it."""
+
+
+def killing(cluster: FakeCluster, after: int) -> list[int]:
+    """The operator dies at its write number `after`, half of the times before and half after it is stored."""
+    count = [0]
+
+    def dying(write: Any) -> Any:
+        async def call(*arguments: Any) -> Any:
+            count[0] += 1
+            if count[0] == after and after % 2:
+                raise Killed
+            answer = await write(*arguments)
+            if count[0] == after:
+                raise Killed
+            return answer
+
+        return call
+
+    for name in ("apply", "annotate", "create", "apply_status"):
+        setattr(cluster, name, dying(getattr(cluster, name)))
+    return count
+
+
+@pytest.mark.parametrize("after", range(1, 21))
+async def test_an_operator_killed_at_any_write_loses_and_repeats_nothing(scene: Scene, after: int) -> None:
+    wanted = scene.service(2)
+    count = killing(scene.cluster, after)
+    for turn in range(6):
+        try:
+            await scene.pass_once(wanted)
+        except Killed:
+            seen(scene.cluster, scene.keeper.world.watches)
+            scene.restart(wanted)
+        scene.now_s += 5
+        if turn == 2:
+            scene.work["a"] = DONE
+    assert count[0] >= 5
+    assert (scene.names, scene.replicas, scene.draining) == (["b", "c"], 2, [])
+    assert [len(scene.told(what)) for what in ("Started", "Ended", "TakenBack")] == [1, 1, 0]
+
+
 async def test_passes_in_between_write_nothing(scene: Scene) -> None:
     await scene.pass_once(scene.service(2))
     await scene.pass_once()
