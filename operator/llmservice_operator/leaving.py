@@ -56,18 +56,25 @@ class Leaving:
 async def look(world: World, room: Room) -> Leaving:
     """Writes nothing. Without a pod that leaves or drains it asks nobody."""
     everyone = world.watches.of(POD, room.service.key)
-    pods = {name_of(p): p for p in everyone if _lives_in(p, room)}
-    marked = [name for name, p in pods.items() if contract.ANNOTATION_DRAIN in annotations_of(p)]
+    alive = [p for p in everyone if _lives_in(p, room)]
+    pods = {name_of(p): p for p in alive if labels_of(p).get(contract.LABEL_REVISION) == room.revision}
+    marked = {name_of(p): p for p in alive if contract.ANNOTATION_DRAIN in annotations_of(p)}
     if not marked and not (room.may_begin and len(pods) > room.size):
         return Leaving(room=room)
     occupants = await _occupants(world, pods, [p for p in everyone if _is_router(p)])
     now_s, deadline_s = world.clock(), room.service.drain_deadline_s
     drains = draining.decide(occupants, room.size, may_begin=room.may_begin, now_s=now_s, deadline_s=deadline_s)
-    strays = tuple(o for o in occupants if o.name in marked and not o.is_draining and o not in drains.begin)
-    drains = replace(drains, take_back=drains.take_back + strays)
+    drains = replace(drains, take_back=(*drains.take_back, *_strays(occupants, marked, drains)))
     held = draining.replicas(room.size, room.written, drains.held) - room.size
     under_way = [o for o in occupants if o.is_draining and not o.is_released]
-    return Leaving(room=room, held=held, drains=drains, under_way=under_way, pods=pods, now_s=now_s)
+    return Leaving(room=room, held=held, drains=drains, under_way=under_way, pods=pods | marked, now_s=now_s)
+
+
+def _strays(occupants: Sequence[Occupant], marked: Mapping[str, Manifest], drains: Drains) -> list[Occupant]:
+    """Marks that mean nothing: no time stands in them, or their revision is being replaced and goes as a whole."""
+    here = {o.name for o in occupants}
+    timeless = [o for o in occupants if o.name in marked and not o.is_draining and o not in drains.begin]
+    return timeless + [occupant(p, UNKNOWN) for name, p in marked.items() if name not in here]
 
 
 async def carry_out(world: World, leaving: Leaving, post: Post, refused: dict[Key, OperatorError]) -> None:
@@ -113,10 +120,10 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _lives_in(pod: Manifest, room: Room) -> bool:
+    """Of any revision."""
     labels, status = labels_of(pod), pod.get("status") or {}
-    wanted = (contract.COMPONENT_ENGINE, room.pool.value, room.revision)
-    found = (contract.LABEL_COMPONENT, contract.LABEL_POOL, contract.LABEL_REVISION)
-    is_here = tuple(labels.get(label) for label in found) == wanted
+    wanted = (contract.COMPONENT_ENGINE, room.pool.value)
+    is_here = (labels.get(contract.LABEL_COMPONENT), labels.get(contract.LABEL_POOL)) == wanted
     return is_here and not pod["metadata"].get("deletionTimestamp") and status.get("phase") not in ENDED
 
 

@@ -277,6 +277,17 @@ async def test_a_mark_that_is_not_ours_is_taken_away(scene: Scene) -> None:
     assert scene.draining == []
 
 
+async def test_a_pod_of_a_revision_that_is_replaced_serves_until_its_end(scene: Scene) -> None:
+    """The new revision may never become Ready, and then the old one has all the load."""
+    await scene.pass_once(scene.service(2))
+    (marked,) = scene.draining
+    scene.cluster.objects[f"Pod/{marked}"]["metadata"]["labels"]["llmservice.dev/revision"] = "before"
+    seen(scene.cluster, scene.keeper.world.watches)
+    await scene.keeper.pass_once(scene.keeper.service)
+    assert (scene.draining, marked in scene.names) == ([], True)
+    assert scene.cluster.annotated[-1] == marked
+
+
 async def test_where_a_person_sets_the_sizes_nothing_drains_and_drains_end(scene: Scene) -> None:
     await scene.pass_once(scene.service(2))
     assert len(scene.draining) == 1
