@@ -121,11 +121,11 @@ def say(streams: Streams, what: str) -> None:
 def test_no_answer_is_lost_whoever_makes_a_pod_leave(paced: str, namespace: str) -> None:
     with streaming(paced, NAME, WIDTH) as streams:
         say(streams, f"1 of 3 decode pods drained and gone after {shrink('decode', 2):.1f} s")
-        say(streams, f"1 of 2 prefill pods drained and gone after {shrink('prefill', 1):.1f} s")
         take_back("decode", 2)
         say(streams, "a drain taken back")
         (victim, *_) = ready("decode")
         evict(victim)
+        say(streams, f"1 of 2 prefill pods drained and gone after {shrink('prefill', 1):.1f} s")
         gone_and_replaced("decode", victim, 2)
         say(streams, "a decode pod evicted and replaced")
         node = node_of("prefill")
