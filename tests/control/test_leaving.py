@@ -200,17 +200,17 @@ class Killed(BaseException):
     """Nothing of the operator may catch it."""
 
 
-def killing(cluster: FakeCluster, after: int) -> list[int]:
-    """The operator dies at its write number `after`, half of the times before and half after it is stored."""
+def killing(cluster: FakeCluster, at: int, *, is_stored: bool) -> list[int]:
+    """The operator dies at its write number `at`, before it is stored or before its answer comes."""
     count = [0]
 
     def dying(write: Any) -> Any:
         async def call(*arguments: Any) -> Any:
             count[0] += 1
-            if count[0] == after and after % 2:
+            if count[0] == at and not is_stored:
                 raise Killed
             answer = await write(*arguments)
-            if count[0] == after:
+            if count[0] == at:
                 raise Killed
             return answer
 
@@ -221,10 +221,13 @@ def killing(cluster: FakeCluster, after: int) -> list[int]:
     return count
 
 
-@pytest.mark.parametrize("after", range(1, 21))
-async def test_an_operator_killed_at_any_write_loses_and_repeats_nothing(scene: Scene, after: int) -> None:
+@pytest.mark.parametrize("is_stored", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", range(1, 16))
+async def test_an_operator_killed_at_any_write_loses_and_repeats_nothing(
+    scene: Scene, at: int, is_stored: bool
+) -> None:
     wanted = scene.service(2)
-    count = killing(scene.cluster, after)
+    count = killing(scene.cluster, at, is_stored=is_stored)
     for turn in range(6):
         try:
             await scene.pass_once(wanted)
