@@ -9,6 +9,7 @@ from llmservice_core import contract
 
 NAMESPACE = "chain"
 KV_TOKENS = 16_384
+PACE = "rtx4090-mistral-7b,scale=8"
 
 
 def disaggregated(name: str) -> dict[str, Any]:
@@ -17,6 +18,18 @@ def disaggregated(name: str) -> dict[str, Any]:
 
 def mixed(name: str) -> dict[str, Any]:
     return service(name, disaggregation="Never", pools={"mixed": pool_of(1, 2)})
+
+
+def leaving(name: str, *, prefill: int, decode: int) -> dict[str, Any]:
+    """Sizes that stay as they are set, and steps as long as a card's, so that answers last for seconds."""
+    made = service(
+        name,
+        disaggregation="Always",
+        pools={"prefill": pool_of(prefill, prefill), "decode": pool_of(decode, decode)},
+        scaling={"interval": "5s", "gpuBudget": 8, "scaleDown": {"stabilization": "0s", "drainDeadline": "100s"}},
+    )
+    made["spec"]["engine"] = local_engine(kv_bytes=KV_TOKENS * KV_BYTES_PER_TOKEN, **{contract.ENV_PACE: PACE})
+    return made
 
 
 def pool_of(least: int, most: int) -> dict[str, Any]:

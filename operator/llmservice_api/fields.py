@@ -43,6 +43,7 @@ def auto_or_duration_rule(low: str, high: str) -> Rule:
 
 Target = Annotated[str, Field(max_length=16), Must(duration_rule("1ms", "1h"))]
 Interval = Annotated[str, Field(max_length=16), Must(duration_rule("5s", "10m"))]
+DrainDeadline = Annotated[str, Field(max_length=16), Must(duration_rule("0s", "24h"))]
 AutoOrDuration = Annotated[str, Field(max_length=16), Must(auto_or_duration_rule("0s", "24h"))]
 
 Percentile = Annotated[

@@ -13,6 +13,7 @@ from llmservice_api.engine import Engine, Model, Router
 from llmservice_api.fields import (
     AutoOrDuration,
     ClassName,
+    DrainDeadline,
     Gpus,
     Interval,
     Percentile,
@@ -116,6 +117,11 @@ class Pools(Node):
 class ScaleDown(Node):
     stabilization: AutoOrDuration = Field(
         "auto", description="How long a smaller size must have been right: auto is the observed start-up time."
+    )
+    drain_deadline: DrainDeadline = Field(
+        "15m",
+        description="How long an engine that leaves may take to finish its requests; pods get it as their grace period,"
+        " too, so a change starts a new revision. 0s cuts them off.",
     )
 
 
@@ -255,6 +261,10 @@ class LLMService(Node):
 
     def pool(self, pool: core.Pool) -> PoolSpec:
         return self.spec.pools.used()[pool]
+
+    @property
+    def drain_deadline_s(self) -> float:
+        return durations.seconds(self.spec.scaling.scale_down.drain_deadline)
 
     def to_goal(self) -> core.Goal:
         scaling = self.spec.scaling

@@ -2,11 +2,20 @@
 
 import json
 from collections.abc import Mapping
+from math import ceil
 
 from llmservice_api.resource import LLMService
 from llmservice_core import contract
 from llmservice_core.model import Pool
-from llmservice_operator.child_parts import ANNOTATION_REPLICAS, described, digest, identity, manifest, pool_name
+from llmservice_operator.child_parts import (
+    ANNOTATION_HELD,
+    ANNOTATION_REPLICAS,
+    described,
+    digest,
+    identity,
+    manifest,
+    pool_name,
+)
 from llmservice_operator.errors import Misconfigured
 from llmservice_operator.kinds import DEPLOYMENT, Manifest
 from llmservice_operator.merge import merge_template
@@ -16,11 +25,8 @@ CONTAINER = "engine"
 CACHE_PATH = "/var/cache/huggingface"
 LOAD_S = 900
 """Time that weights may take to load before the kubelet gives up on a start."""
-HOOK_S = 5
-"""Routers see a pod leave within a second; then it still gets what they sent before."""
-FINISH_S = 120
-"""Time that running streams get to finish: vLLM aborts them at once on SIGTERM without --shutdown-timeout."""
-GRACE_S = HOOK_S + FINISH_S + 10
+REST_S = 30
+"""Beyond the drain deadline: what the process itself takes to end, after its hook and its running streams."""
 
 
 def templates(service: LLMService, settings: Settings) -> dict[Pool, Manifest]:
@@ -33,7 +39,10 @@ def revision(pod_templates: Mapping[Pool, Manifest]) -> str:
     return digest({pool.value: template for pool, template in pod_templates.items()})
 
 
-def deployment(service: LLMService, pool: Pool, template: Manifest, revision: str, replicas: int) -> Manifest:
+def deployment(
+    service: LLMService, pool: Pool, template: Manifest, revision: str, replicas: int, held: int = 0
+) -> Manifest:
+    """`held`: pods beyond the decided size that are there until they have drained."""
     labels = identity(service, contract.COMPONENT_ENGINE) | {
         contract.LABEL_POOL: pool.value,
         contract.LABEL_REVISION: revision,
@@ -45,7 +54,7 @@ def deployment(service: LLMService, pool: Pool, template: Manifest, revision: st
         f"{pool_name(service, pool)}-{revision}",
         labels,
         spec={
-            "replicas": replicas,
+            "replicas": replicas + held,
             "selector": {"matchLabels": labels},
             # A template never changes within a revision. Where somebody edits it and we put it back, no GPU is
             # asked for beyond those that the pool has.
@@ -55,7 +64,9 @@ def deployment(service: LLMService, pool: Pool, template: Manifest, revision: st
             "template": {**template, "metadata": {**template["metadata"], "labels": pod_labels}},
         },
     )
-    made["metadata"]["annotations"] = {ANNOTATION_REPLICAS: str(replicas)}
+    made["metadata"]["annotations"] = {ANNOTATION_REPLICAS: str(replicas)} | (
+        {ANNOTATION_HELD: str(held)} if held else {}
+    )
     return made
 
 
@@ -67,7 +78,7 @@ def _template(service: LLMService, pool: Pool, settings: Settings) -> Manifest:
         "spec": {
             "containers": [_container(service, pool, settings, known)],
             "volumes": _volumes(service),
-            "terminationGracePeriodSeconds": GRACE_S,
+            "terminationGracePeriodSeconds": _drain_s(service) + REST_S,
             "automountServiceAccountToken": False,
             # An engine that is still loading has no handler for SIGTERM. As process 1 the kernel would not deliver it,
             # and a pod taken back during its start would hold its GPU for the whole grace period.
@@ -100,8 +111,12 @@ def _container(service: LLMService, pool: Pool, settings: Settings, known: list[
             "requests": {engine.accelerator_resource: gpus},
         },
         "volumeMounts": _mounts(service),
-        **_probes(),
+        **_probes(_drain_s(service)),
     }
+
+
+def _drain_s(service: LLMService) -> int:
+    return ceil(service.drain_deadline_s)
 
 
 def _image(service: LLMService, settings: Settings) -> str:
@@ -120,7 +135,8 @@ def _arguments(service: LLMService, pool: Pool) -> list[str]:
         "--host": "0.0.0.0",
         "--port": str(contract.PORT_ENGINE_HTTP),
         "--scheduler-cls": contract.SCHEDULER_CLASS,
-        "--shutdown-timeout": str(FINISH_S),
+        # Without it vLLM aborts what runs at SIGTERM. The hook below waits before that; this is for a hook that failed.
+        "--shutdown-timeout": str(_drain_s(service)),
         "--revision": model.revision,
         "--max-model-len": _text(model.max_model_len),
         "--max-num-batched-tokens": None if budget == "auto" else str(budget),
@@ -188,12 +204,17 @@ def _mounts(service: LLMService) -> list[Manifest]:
     return mounts
 
 
-def _probes() -> Manifest:
+def _probes(drain_s: int) -> Manifest:
     health = {"httpGet": {"path": "/health", "port": "http", "scheme": "HTTP"}}
     return {
         "startupProbe": {**health, "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": LOAD_S // 2},
         "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
         # Generous: a long step or a busy node is no reason to lose all KV.
         "livenessProbe": {**health, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
-        "lifecycle": {"preStop": {"sleep": {"seconds": HOOK_S}}},
+        # Answered when nothing is left to do. An engine that has no such port yet has served nobody.
+        "lifecycle": {
+            "preStop": {
+                "httpGet": {"path": f"{contract.PATH_LEAVE}?within={drain_s}", "port": "metrics", "scheme": "HTTP"}
+            }
+        },
     }

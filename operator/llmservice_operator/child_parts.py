@@ -11,6 +11,8 @@ from llmservice_operator.kinds import Kind, Manifest
 
 ANNOTATION_REPLICAS = f"{contract.GROUP}/replicas"
 """On an engine Deployment: the size that was decided. Differs from spec.replicas when somebody else scaled it."""
+ANNOTATION_HELD = f"{contract.GROUP}/held"
+"""On an engine Deployment: replicas beyond that size, there until they have drained; absent when there are none."""
 
 _APP = "app.kubernetes.io"
 

@@ -34,9 +34,11 @@ def render(
     rendering: Rendering,
     sizes: Mapping[Pool, int],
     *,
+    held: Mapping[Pool, int] | None = None,
     pod_monitors: bool = False,
 ) -> list[Manifest]:
-    """All children in the order in which they are made."""
+    """All children in the order in which they are made. `held`: pods beyond a pool's size that still drain."""
+    beyond = held or {}
     return [
         *child_router.account(service),
         *child_router.services(service),
@@ -45,7 +47,7 @@ def render(
         *(_pod_monitors(service) if pod_monitors else ()),
         child_router.deployment(service, settings),
         *(
-            child_engine.deployment(service, pool, template, rendering.revision, sizes[pool])
+            child_engine.deployment(service, pool, template, rendering.revision, sizes[pool], beyond.get(pool, 0))
             for pool, template in rendering.templates.items()
         ),
     ]

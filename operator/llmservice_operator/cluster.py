@@ -21,6 +21,7 @@ TIMEOUT_S = 15.0
 WATCH_S = 300
 """The API server ends a watch after this long; a silent connection is noticed `TIMEOUT_S` later."""
 _APPLY = {"Content-Type": "application/apply-patch+yaml"}
+_MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
 class Cluster:
@@ -92,6 +93,16 @@ class Cluster:
 
     async def create(self, manifest: Manifest) -> Manifest:
         return await self._call("POST", kind_of(manifest).path(namespace_of(manifest)), body=manifest)
+
+    async def annotate(self, item: Manifest, annotations: Mapping[str, str | None]) -> Manifest:
+        """Only this very object, not a namesake that came after it; None takes an annotation away.
+
+        No server-side apply: that would make the object anew if it is gone.
+        """
+        body = {"metadata": {"uid": item["metadata"]["uid"], "annotations": dict(annotations)}}
+        path = kind_of(item).path(namespace_of(item), name_of(item))
+        answer = await self._call("PATCH", path, query={"fieldManager": FIELD_MANAGER}, body=body, headers=_MERGE)
+        return {"apiVersion": item["apiVersion"], "kind": item["kind"], **answer}
 
     async def delete(self, manifest: Manifest) -> None:
         """Only this very object, not a namesake that came after it."""

@@ -49,6 +49,13 @@ def over_budget(service: LLMService, revision: str, gpus: int, budget: int, now_
     return _event(service, "RolloutOverBudget", text, now_s, action="RollOut", kind="Warning", name=name)
 
 
+def drain(service: LLMService, pod: Manifest, reason: str, text: str, now_s: float, since: str) -> Manifest:
+    """Named after the pod and its drain: the writer may be killed before or after it, and this is told once."""
+    name = _digest(pod["metadata"]["uid"], since, reason)
+    kind = "Warning" if reason == "DrainDeadlineOver" else "Normal"
+    return _event(service, reason, text, now_s, action="Drain", kind=kind, name=name)
+
+
 def flipped(service: LLMService, condition: Condition, now_s: float) -> Manifest:
     """`condition` has just become True (a bad thing) or False (of a good one), or it is over."""
     bad = condition.status == ("True" if condition.type == "Degraded" else "False")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from llmservice_api.resource import LLMService
 from llmservice_core.model import Mode, Pool, PoolSeen
-from llmservice_operator import children, metrics, observe_pods, rollout
+from llmservice_operator import children, leaving, metrics, observe_pods, rollout
 from llmservice_operator.apply import Applier, Writes
 from llmservice_operator.children import Rendering
 from llmservice_operator.decide import Decision, decide, pools_seen
@@ -28,6 +28,8 @@ GATHER_S = 0.2
 REPAIRED_S = 2.0
 """After a repair we look again this much later: whoever fights us then costs no more than a write in two seconds."""
 RETRY_S = 5.0
+DRAINING_S = 1.0
+"""How often pods that drain are asked whether they are done."""
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class Outcome:
     revision: str | None = None
     rolling_out: bool = False
     writes: Writes = field(default_factory=Writes)
+    held: dict[Pool, int] = field(default_factory=dict)
+    """Pods beyond a pool's size that still drain."""
     problem: tuple[str, str] | None = None
 
 
@@ -95,6 +99,8 @@ class Keeper:
             left_s = self.passed_s + interval_s - now_s
         if outcome.problem is not None and outcome.problem[0] != Misconfigured.reason:
             left_s = min(left_s, RETRY_S)
+        if any(outcome.held.values()):
+            left_s = min(left_s, DRAINING_S)
         gather_s = REPAIRED_S if outcome.writes.restored else GATHER_S
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(left_s, gather_s)):
@@ -133,7 +139,7 @@ class Keeper:
         deployments = self._engines(service)
         before = rollout.decided(service, rendering.revision, deployments, self.sizes)
         outcome.pools = pools_seen(self.world, service, before)
-        # Repairs first: they must not wait for a Prometheus that does not answer.
+        # Repairs and drains first: they must not wait for a Prometheus that does not answer.
         await self._converge(service, rendering, outcome, before)
         self.sizes = before
         sizes = await self._decide(service, rendering, outcome, before)
@@ -177,6 +183,22 @@ class Keeper:
             return before
         return {p: rollout.bounded(service, p, before[p] if n is None else n) for p, n in planned.items()}
 
+    async def _leaving(
+        self, service: LLMService, rendering: Rendering, sizes: Mapping[Pool, int]
+    ) -> list[leaving.Leaving]:
+        deployments = self._engines(service)
+        rooms = (
+            leaving.Room(
+                service=service,
+                pool=pool,
+                revision=rendering.revision,
+                size=size,
+                written=rollout.written(pool, rendering.revision, deployments),
+            )
+            for pool, size in sizes.items()
+        )
+        return [await leaving.look(self.world, room) for room in rooms]
+
     async def _converge(
         self, service: LLMService, rendering: Rendering, outcome: Outcome, sizes: Mapping[Pool, int]
     ) -> None:
@@ -185,10 +207,19 @@ class Keeper:
         old = rollout.names(rollout.outdated(rendering.revision, rendering.templates, deployments))
         going = rollout.names(rollout.removable(rendering.revision, rendering.templates, deployments))
         outcome.rolling_out = bool(old - going)
+        pools = await self._leaving(service, rendering, sizes)
+        outcome.held = {p.room.pool: p.held for p in pools}
         wanted = children.render(
-            service, self.world.settings, rendering, sizes, pod_monitors=watches.exists(POD_MONITOR)
+            service,
+            self.world.settings,
+            rendering,
+            sizes,
+            held=outcome.held,
+            pod_monitors=watches.exists(POD_MONITOR),
         )
         await self.applier.converge(service, wanted, old - going, outcome.writes)
+        for pool in pools:
+            await leaving.carry_out(self.world, pool, self.teller.post_once, outcome.writes.refused)
 
     async def _tell(self, service: LLMService, outcome: Outcome) -> None:
         deployments = self._engines(service)

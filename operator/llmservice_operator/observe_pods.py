@@ -59,7 +59,8 @@ def start_up_seconds(pods: Sequence[Manifest], known: StartUps) -> float | None:
 
 
 def _seen(pool: Pool, pods: Sequence[Manifest], deployments: Sequence[Manifest]) -> PoolSeen:
-    states = [_state(p) for p in pods if _pool(p) is pool]
+    own = [p for p in pods if _pool(p) is pool]
+    states = [_state(p) for p in own]
     return PoolSeen(
         pool=pool,
         desired=sum(int(d.get("spec", {}).get("replicas", 1)) for d in deployments if _pool(d) is pool),
@@ -67,7 +68,14 @@ def _seen(pool: Pool, pods: Sequence[Manifest], deployments: Sequence[Manifest])
         starting=states.count("starting"),
         draining=states.count("draining"),
         unschedulable=states.count("unschedulable"),
+        recallable=sum(state == "draining" and _may_stay(p) for p, state in zip(own, states, strict=True)),
     )
+
+
+def _may_stay(pod: Manifest) -> bool:
+    meta = pod.get("metadata", {})
+    is_released = (meta.get("annotations") or {}).get(contract.ANNOTATION_COST) == contract.COST_RELEASED
+    return not meta.get("deletionTimestamp") and not is_released
 
 
 def _state(pod: Manifest) -> str:

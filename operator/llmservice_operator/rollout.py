@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from llmservice_api.resource import LLMService
 from llmservice_core.contract import COMPONENT_ENGINE, COMPONENT_ROUTER, LABEL_COMPONENT, LABEL_POOL, LABEL_REVISION
 from llmservice_core.model import Mode, Pool
-from llmservice_operator.child_parts import ANNOTATION_REPLICAS
+from llmservice_operator.child_parts import ANNOTATION_HELD, ANNOTATION_REPLICAS
 from llmservice_operator.kinds import Manifest, annotations_of, labels_of, name_of
 
 Sizes = Mapping[Pool, int]
@@ -34,6 +34,19 @@ def decided(service: LLMService, revision: str, deployments: Sequence[Manifest],
         pool: _first(_decided(pool, revision, deployments, mode), remembered.get(pool) or None, spec.min_replicas)
         for pool, spec in service.spec.pools.used().items()
     }
+
+
+def written(pool: Pool, revision: str, deployments: Iterable[Manifest]) -> int:
+    """The replicas of this revision that are ours, those included that are only held until they have drained.
+
+    What a stranger scaled up beyond them is put back at once, not drained.
+    """
+    found = [d for d in deployments if _pool(d) is pool and is_current(d, revision)]
+    if not found:
+        return 0
+    replicas, notes = int(found[0]["spec"].get("replicas", 1)), annotations_of(found[0])
+    decided, held = notes.get(ANNOTATION_REPLICAS, ""), notes.get(ANNOTATION_HELD, "0")
+    return min(replicas, int(decided) + int(held)) if decided.isdigit() and held.isdigit() else replicas
 
 
 def bounded(service: LLMService, pool: Pool, size: int) -> int:

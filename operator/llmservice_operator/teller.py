@@ -17,7 +17,7 @@ from llmservice_operator import events, status
 from llmservice_operator.apply import Restored
 from llmservice_operator.errors import Exists, Gone, OperatorError, ServiceGone
 from llmservice_operator.facts import Facts
-from llmservice_operator.kinds import Manifest
+from llmservice_operator.kinds import Manifest, name_of
 from llmservice_operator.world import World
 
 TOLD = ("Degraded", "MetricsAvailable")
@@ -35,6 +35,7 @@ class Teller:
     told: Mapping[Pool, int] = field(init=False)
     rollout_told: str | None = None
     written_s: float = float("-inf")
+    _once: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.history = list(self.shown.history) if self.shown else []
@@ -49,7 +50,7 @@ class Teller:
     async def tell(self, facts: Facts, restored: Sequence[Restored]) -> None:
         for one in restored:
             log.info("%s: %s %s was %s by somebody else: put back", facts.service.key, one.kind, one.name, one.what)
-            await self._post(events.restored(facts.service, one, facts.now_s))
+            await self.post(events.restored(facts.service, one, facts.now_s))
         await self._tell_change(facts)
         await self._tell_rollout(facts)
         await self._show(facts)
@@ -63,7 +64,7 @@ class Teller:
             if plan is None:
                 return
             change, last = status.change(told, sizes, plan), self.history[-1] if self.history else None
-            if await self._post(events.scaled(facts.service, change, plan, last)):
+            if await self.post(events.scaled(facts.service, change, plan, last)):
                 log.info("%s: %s: %s", facts.service.key, change.reason, change.message)
             self.history = [*self.history, change][-HISTORY_LENGTH:]
         self.told = dict(sizes)
@@ -72,7 +73,7 @@ class Teller:
         gpus, budget, revision = facts.rollout_gpus, facts.service.spec.scaling.gpu_budget, facts.revision
         if gpus is None or budget is None or revision is None or gpus <= budget or self.rollout_told == revision:
             return
-        await self._post(events.over_budget(facts.service, revision, gpus, budget, facts.now_s))
+        await self.post(events.over_budget(facts.service, revision, gpus, budget, facts.now_s))
         self.rollout_told = revision
 
     async def _show(self, facts: Facts) -> None:
@@ -98,9 +99,17 @@ class Teller:
         for kind in TOLD:
             before, after = old.condition(kind) if old else None, new.condition(kind)
             if before is not None and after is not None and {before.status, after.status} == {"True", "False"}:
-                await self._post(events.flipped(facts.service, after, facts.now_s))
+                await self.post(events.flipped(facts.service, after, facts.now_s))
 
-    async def _post(self, event: Manifest) -> bool:
+    async def post_once(self, event: Manifest) -> bool:
+        """For what is told in every pass while it holds: a request only for the first time in this process."""
+        name = name_of(event)
+        if name in self._once:
+            return False
+        self._once.add(name)
+        return await self.post(event)
+
+    async def post(self, event: Manifest) -> bool:
         """Whether it is new. One that is lost is no reason to stop."""
         try:
             await self.world.cluster.create(event)

@@ -20,6 +20,10 @@ COMPONENT_ROUTER: Final = "router"
 
 ANNOTATION_DRAIN: Final = f"{GROUP}/drain"
 """On a pod: RFC 3339 time since which routers send it nothing new."""
+ANNOTATION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+"""Kubernetes' own: of the Ready pods of a ReplicaSet the one with the least goes first; unset is 0."""
+COST_DRAINING: Final = "-1000"
+COST_RELEASED: Final = "-2000"
 
 PORT_ENGINE_HTTP: Final = 8000
 PORT_ENGINE_METRICS: Final = 9400
@@ -70,6 +74,10 @@ FIELD_CACHE_SALT: Final = "cache_salt"
 
 PATH_SCHEDULE: Final = "/debug/schedule"
 """Of the engine exporter: the present decision, as JSON."""
+PATH_LEAVE: Final = "/leave"
+"""Of the engine exporter: answers when the engine has nothing left to do, or after `?within=` seconds."""
+PATH_FLEET: Final = "/fleet"
+"""Of the router's metrics port: engines with their state and this router's requests on them, as JSON."""
 
 
 def target_label(target_s: float) -> str:

@@ -148,6 +148,8 @@ class PoolSeen:
     starting: int
     draining: int
     unschedulable: int
+    recallable: int = 0
+    """Of the draining ones, those that may still stay: growth takes them back before it starts others."""
     limits: EngineLimits | None = None
     steps: tuple[StepStats, ...] = ()
     recent_steps: tuple[StepStats, ...] = ()

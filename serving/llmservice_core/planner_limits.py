@@ -64,10 +64,9 @@ def fit(wishes: Sequence[Wish], budget: int | None) -> Fitted:
         _cut(wishes, sizes, budget)
     while (taker := _next(wishes, sizes, budget)) is not None:
         sizes[taker.goal.pool] += 1
-    held = sum(_leaving(w, sizes) * w.goal.gpus_per_replica for w in wishes)
     if budget is not None:
-        _wait_for_leaving(wishes, sizes, budget - held)
-    return Fitted(sizes=sizes, held_gpus=held)
+        _wait_for_leaving(wishes, sizes, budget)
+    return Fitted(sizes=sizes, held_gpus=_held(wishes, sizes))
 
 
 def gpus(wishes: Sequence[Wish], sizes: Mapping[Pool, int]) -> int:
@@ -98,15 +97,30 @@ def _urgency(wish: Wish, size: int) -> tuple[bool, bool, float]:
     return size < wish.placeable, size < wish.needed, keep * wish.weight * load
 
 
-def _leaving(wish: Wish, sizes: Mapping[Pool, int]) -> int:
-    """Pods that hold GPUs beyond the plan: draining ones, and those that the plan is about to remove."""
-    return wish.seen.draining + max(0, wish.seen.ready + wish.seen.starting - sizes[wish.goal.pool])
+def _held(wishes: Sequence[Wish], sizes: Mapping[Pool, int]) -> int:
+    return sum(_leaving(w, sizes[w.goal.pool]) * w.goal.gpus_per_replica for w in wishes)
 
 
-def _wait_for_leaving(wishes: Sequence[Wish], sizes: dict[Pool, int], free: int) -> None:
-    """Takes growth back, least urgent first, while leaving pods still hold the GPUs; never below the present size."""
-    while gpus(wishes, sizes) > free:
-        growing = [w for w in wishes if sizes[w.goal.pool] > max(w.seen.desired, w.goal.min_replicas)]
+def _leaving(wish: Wish, size: int) -> int:
+    """Pods that hold GPUs beyond the plan: draining ones that growth does not take back, and those about to go."""
+    stay = wish.seen.ready + wish.seen.starting
+    taken_back = min(wish.seen.recallable, max(0, size - stay))
+    return wish.seen.draining - taken_back + max(0, stay - size)
+
+
+def _wait_for_leaving(wishes: Sequence[Wish], sizes: dict[Pool, int], budget: int) -> None:
+    """Takes growth back, least urgent first, while leaving pods still hold the GPUs; never below the present size.
+
+    Growth that only takes drains back frees nothing when it is given up.
+    """
+    while gpus(wishes, sizes) + _held(wishes, sizes) > budget:
+        growing = [w for w in wishes if sizes[w.goal.pool] > _least(w)]
         if not growing:
             return
         sizes[min(growing, key=lambda w: _urgency(w, sizes[w.goal.pool])).goal.pool] -= 1
+
+
+def _least(wish: Wish) -> int:
+    seen = wish.seen
+    back = seen.ready + seen.starting + seen.recallable if seen.recallable else 0
+    return max(seen.desired, wish.goal.min_replicas, back)

@@ -38,6 +38,9 @@ class Endpoint:
     revision: str = ""
     ready: bool = True
     draining: bool = False
+    """Nothing new goes there: the operator marked it, or it is being deleted."""
+    deleted: bool = False
+    """It is being deleted and waits, in its hook, for what it has and gets."""
     work_tokens: float = 0.0
     in_flight: int = 0
     prompts: int = 0
@@ -47,6 +50,11 @@ class Endpoint:
     @property
     def is_usable(self) -> bool:
         return self.ready and not self.draining
+
+    @property
+    def is_last_resort(self) -> bool:
+        """An evicted pod may be the only one of its pool, and its successor takes a minute to start."""
+        return self.ready and self.deleted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +99,8 @@ def queue_order(waiting: Waiting, now_s: float) -> tuple[bool, float, float]:
 
 def usable(endpoints: Iterable[Endpoint], pool: Pool, excluded: Collection[str] = ()) -> list[Endpoint]:
     """Filter. Sorted by name, so that one draw means one endpoint whatever the order of discovery."""
-    found = (e for e in endpoints if e.pool is pool and e.is_usable and e.name not in excluded)
+    own = [e for e in endpoints if e.pool is pool and e.name not in excluded]
+    found = [e for e in own if e.is_usable] or [e for e in own if e.is_last_resort]
     return sorted(found, key=lambda e: e.name)
 
 

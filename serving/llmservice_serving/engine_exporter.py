@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from llmservice_core import contract
 from llmservice_core import metric_names as names
 from llmservice_core.step_sums import PAIRS
+from llmservice_serving import engine_leave
 from llmservice_serving.engine_misses import SLACK_BOUNDS
 from llmservice_serving.engine_numbers import EngineNumbers
 
@@ -168,7 +169,7 @@ class EngineCollector(Collector):
 
 
 def start(numbers: EngineNumbers, explain: Callable[[], Any], offset: int = 0) -> int | None:
-    """Serve `numbers` on /metrics and what `explain` says on /debug/schedule; the port, or None without
+    """Serve `numbers` on /metrics, what `explain` says on /debug/schedule, and /leave; the port, or None without
     LLMSERVICE_METRICS_PORT or when the port is taken.
 
     `offset` tells the engines of a data-parallel group apart.
@@ -182,7 +183,7 @@ def start(numbers: EngineNumbers, explain: Callable[[], Any], offset: int = 0) -
     )
     port, host = int(wanted) + offset, os.environ.get(contract.ENV_METRICS_HOST, "0.0.0.0")
     try:
-        server = make_server(host, port, _pages(registry, explain), _Server, _Quiet)
+        server = make_server(host, port, _pages(registry, explain, numbers), _Server, _Quiet)
     except OSError as e:
         log.error("no engine metrics: port %d cannot be used (%s)", port, e)
         return None
@@ -190,10 +191,12 @@ def start(numbers: EngineNumbers, explain: Callable[[], Any], offset: int = 0) -
     return port
 
 
-def _pages(registry: CollectorRegistry, explain: Callable[[], Any]) -> WSGIApplication:
+def _pages(registry: CollectorRegistry, explain: Callable[[], Any], numbers: EngineNumbers) -> WSGIApplication:
     metrics: WSGIApplication = make_wsgi_app(registry)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO") == contract.PATH_LEAVE:
+            return engine_leave.answer(numbers, environ, start_response)
         if environ.get("PATH_INFO") != contract.PATH_SCHEDULE:
             return metrics(environ, start_response)
         body = json.dumps(explain()).encode()

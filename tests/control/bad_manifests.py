@@ -185,6 +185,7 @@ CASES = [
     Bad("unknown mode", put("spec.scaling.mode", "auto"), '"Auto", "Recommend", "Off"', "'Auto', 'Recommend' or 'Off'"),
     Bad("load 1", put("spec.scaling.targetLoad", 1), "targetLoad lies above 0 and below 1"),
     Bad("interval of a second", put("spec.scaling.interval", "1s"), "from 5s to 10m"),
+    Bad("a drain deadline without a unit", put("spec.scaling.scaleDown.drainDeadline", "900"), "write a duration"),
     Bad("stabilization in words", put("spec.scaling.scaleDown.stabilization", "long"), "write auto, or a duration"),
     Bad("Auto is not there yet", put("spec.disaggregation", "Auto"), "Auto is not available yet"),
     Bad("unknown disaggregation", put("spec.disaggregation", "Sometimes"), "must be Always (prefill and decode"),

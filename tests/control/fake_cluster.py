@@ -5,15 +5,15 @@ It is no oracle for the real one: tests with marker `api` ask that.
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
 
 from llmservice_api.resource import LLMService, parse
-from llmservice_operator.errors import Exists, OperatorError
+from llmservice_operator.errors import Exists, Gone, OperatorError
 from llmservice_operator.keeper import Keeper
-from llmservice_operator.kinds import CHILD_KINDS, LLMSERVICE, POD, Kind, Manifest, kind_of, name_of
+from llmservice_operator.kinds import CHILD_KINDS, LLMSERVICE, POD, Kind, Manifest, annotations_of, kind_of, name_of
 from llmservice_operator.settings import Settings
 from llmservice_operator.watches import Watches
 from llmservice_operator.world import World
@@ -32,6 +32,7 @@ class FakeCluster:
         self.refuse: dict[str, OperatorError] = {}
         self.lost: dict[str, OperatorError] = {}
         self.applied: list[str] = []
+        self.annotated: list[str] = []
         self.events: dict[str, Manifest] = {}
         self.status: Manifest | None = None
         self._version = 0
@@ -57,6 +58,19 @@ class FakeCluster:
             raise self.refuse["status"]
         self.status = copy.deepcopy(manifest["status"])
         return manifest
+
+    async def annotate(self, item: Manifest, annotations: Mapping[str, str | None]) -> Manifest:
+        key = f"{item['kind']}/{name_of(item)}"
+        if key in self.refuse:
+            raise self.refuse[key]
+        if key not in self.objects:
+            raise Gone(f"{key} not found")
+        notes = {**annotations_of(self.objects[key]), **annotations}
+        stored = copy.deepcopy(self.objects[key])
+        stored["metadata"]["annotations"] = {name: value for name, value in notes.items() if value is not None}
+        self.annotated.append(name_of(item))
+        self.put(key, stored)
+        return copy.deepcopy(self.objects[key])
 
     async def create(self, manifest: Manifest) -> Manifest:
         if name_of(manifest) in self.events:

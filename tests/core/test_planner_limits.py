@@ -11,7 +11,7 @@ P, D = Pool.PREFILL, Pool.DECODE
 
 
 def wish(pool: Pool, replicas: int, need: float | None = None, **changes: Any) -> Wish:
-    state = {"desired": 1, "ready": 1, "starting": 0, "draining": 0, "unschedulable": 0}
+    state = {"desired": 1, "ready": 1, "starting": 0, "draining": 0, "unschedulable": 0, "recallable": 0}
     state |= {k: changes.pop(k) for k in list(changes) if k in state}
     limits = {"min_replicas": 1, "max_replicas": 9, "gpus_per_replica": 1}
     limits |= {k: changes.pop(k) for k in list(changes) if k in limits}
@@ -54,6 +54,21 @@ CASES = {
     ),
     "minima before loads": ([wish(P, 1, 0.1, min_replicas=3), wish(D, 9, 9.0)], 6, (3, 3)),
     "maximum": ([wish(P, 12), wish(D, 1)], None, (9, 1)),
+    "a drain that may be taken back holds nothing for its own pool": (
+        [wish(P, 1), wish(D, 5, desired=4, ready=4, draining=1, recallable=1)],
+        6,
+        (1, 5),
+    ),
+    "but for the other pool it does": (
+        [wish(P, 2, 2.0), wish(D, 4, desired=4, ready=4, draining=1, recallable=1)],
+        6,
+        (1, 4),
+    ),
+    "growth beyond it waits for pods that really leave": (
+        [wish(P, 1), wish(D, 6, desired=3, ready=3, draining=2, recallable=1)],
+        6,
+        (1, 4),
+    ),
     "draining pods hold GPUs": (
         [wish(P, 2, desired=2, ready=2), wish(D, 4, desired=2, ready=2, draining=1)],
         6,

@@ -23,11 +23,20 @@ from llmservice_core.routing import (
 LAW = settings(deadline=None)
 
 
-def engine(name: str, work: float = 0.0, *, revision: str = "a", ready: bool = True, drain: bool = False) -> Endpoint:
+def engine(
+    name: str, work: float = 0.0, *, revision: str = "a", ready: bool = True, drain: bool = False, deleted: bool = False
+) -> Endpoint:
     """p1 is a prefill engine, d1 a decode engine, m1 a mixed one."""
     pool = {"p": Pool.PREFILL, "d": Pool.DECODE, "m": Pool.MIXED}[name[0]]
     return Endpoint(
-        name=name, url=f"http://{name}", pool=pool, revision=revision, ready=ready, draining=drain, work_tokens=work
+        name=name,
+        url=f"http://{name}",
+        pool=pool,
+        revision=revision,
+        ready=ready,
+        draining=drain or deleted,
+        deleted=deleted,
+        work_tokens=work,
     )
 
 
@@ -48,6 +57,10 @@ CASES = {
     ),
     "not ready is left out": ([engine("p1", ready=False), engine("p2", 99), engine("d1")], "p2 d1"),
     "draining is left out": ([engine("p1"), engine("d1", drain=True), engine("d2", 99)], "p1 d2"),
+    "marked by the operator is left out though it is alone": ([engine("p1"), engine("d1", drain=True)], "NoEndpoint"),
+    "evicted and alone still serves": ([engine("p1", deleted=True), engine("d1")], "p1 d1"),
+    "evicted and not alone is left out": ([engine("p1", deleted=True), engine("p2", 99), engine("d1")], "p2 d1"),
+    "evicted and no longer Ready is left out": ([engine("p1", ready=False, deleted=True), engine("d1")], "NoEndpoint"),
     "revisions never pair": ([engine("p1"), engine("d1", revision="b")], "NoPair"),
     "the revision with less work in front is taken whole": (
         [engine("p1", 0), engine("d1", 500), engine("p2", 90, revision="b"), engine("d2", 10, revision="b")],
@@ -168,6 +181,16 @@ def test_law_excluding_equals_removing(fleet: list[Endpoint], ask: dict[str, obj
     gone = {e.name for e in fleet[::2]}
     rest = [e for e in fleet if e.name not in gone]
     assert names(choose(fleet, excluded=gone, **ask)) == names(choose(rest, **ask))  # type: ignore[arg-type]
+
+
+@LAW
+@given(fleet=fleets, ask=asks)
+def test_law_engines_that_are_deleted_change_nothing_where_others_serve(
+    fleet: list[Endpoint], ask: dict[str, object]
+) -> None:
+    served = {e.pool for e in fleet if e.is_usable}
+    leaving = [engine(f"{pool[0]}-deleted", deleted=True) for pool in served]
+    assert names(choose([*fleet, *leaving], **ask)) == names(choose(fleet, **ask))  # type: ignore[arg-type]
 
 
 def test_prediction_starts_at_four_bytes_per_token_and_learns() -> None:

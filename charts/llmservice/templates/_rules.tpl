@@ -9,10 +9,11 @@ what it is for. A test holds this list against operator/llmservice_operator/rbac
 - apiGroups: [llmservice.dev]
   resources: [llmservices/status]
   verbs: [patch]
-# Which engines are ready, starting or without a node. Routers are granted the same.
+# Which engines are ready, starting or without a node. Routers are granted the same. patch: the mark on a pod that
+# drains, and Kubernetes' cost of its deletion; the operator deletes no pod itself.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 # Pools and routers, and putting back what somebody edits or deletes. Server-side apply is a patch, and a create where
 # nothing is yet. delete: pools of an old revision.
 - apiGroups: [apps]

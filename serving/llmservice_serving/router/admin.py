@@ -1,7 +1,11 @@
-"""The second port: /metrics for Prometheus, /healthz and /readyz for the kubelet. Not reachable for clients."""
+"""The second port: /metrics for Prometheus, /fleet for the operator, /healthz and /readyz for the kubelet.
+
+Not reachable for clients.
+"""
 
 from aiohttp import web
 
+from llmservice_core.contract import PATH_FLEET
 from llmservice_serving.router.state import Shared
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -17,6 +21,12 @@ def make_app(shared: Shared) -> web.Application:
         shared.metrics.set_access(shared.door.state(shared.config), keyring.tenants if keyring else ())
         return web.Response(body=shared.metrics.exposition(), headers={"Content-Type": TEXT})
 
+    async def fleet(_: web.Request) -> web.Response:
+        """An unread list of pods would look like engines that nobody uses."""
+        if not shared.are_engines_synced:
+            return web.Response(text="the list of engines has not been read\n", status=503)
+        return web.json_response(shared.fleet.told())
+
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
@@ -25,5 +35,6 @@ def make_app(shared: Shared) -> web.Application:
         return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
 
     app = web.Application()
-    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    app.add_routes([web.get("/metrics", metrics), web.get(PATH_FLEET, fleet)])
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
     return app

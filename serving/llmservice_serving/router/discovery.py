@@ -78,14 +78,15 @@ def endpoint_of(pod: Object, port: int) -> Endpoint | None:
     if pool not in set(Pool):
         return None
     address = status.get("podIP")
-    is_leaving = bool(meta.get("deletionTimestamp")) or ANNOTATION_DRAIN in (meta.get("annotations") or {})
+    is_deleted = bool(meta.get("deletionTimestamp"))
     return Endpoint(
         name=meta["name"],
         url=f"http://{_host(address)}:{port}" if address else "",
         pool=Pool(pool),
         revision=labels.get(LABEL_REVISION, ""),
         ready=bool(address) and _is_ready(status.get("conditions") or ()),
-        draining=is_leaving,
+        draining=is_deleted or ANNOTATION_DRAIN in (meta.get("annotations") or {}),
+        deleted=is_deleted,
     )
 
 

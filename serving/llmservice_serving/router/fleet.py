@@ -129,6 +129,15 @@ class Fleet:
             return "not_ready"
         return "excluded" if endpoint.name in self._excluded() else "ready"
 
+    def told(self) -> dict[str, dict[str, str | int | float]]:
+        """Each engine that exists or that we still have requests on: what the operator asks before one may leave."""
+        gone = {name: ("gone", load) for name, load in self._load.items() if name not in self._known}
+        here = {name: (self.state_of(e), self._load.get(name, (0.0, 0))) for name, e in self._known.items()}
+        return {
+            name: {"state": state, "in_flight": in_flight, "work_tokens": work_tokens}
+            for name, (state, (work_tokens, in_flight)) in {**gone, **here}.items()
+        }
+
     def _excluded(self) -> set[str]:
         if not self._excluded_until_s:
             return set()
