@@ -21,6 +21,7 @@ from llmservice_core.observation import nothing_known, observation
 from llmservice_core.samples import scrape_gap_s, windows
 from llmservice_sim.fleet_agenda import Agenda
 from llmservice_sim.fleet_cluster import Cluster
+from llmservice_sim.fleet_latencies import Latencies
 from llmservice_sim.fleet_pods import Pod, PodState
 from llmservice_sim.fleet_requests import Part, Request
 from llmservice_sim.fleet_result import Decision, FleetResult, Moment, class_result
@@ -51,6 +52,7 @@ class Fleet:
         self._classes = {c.name: c for c in self._goal.classes}
         self._requests: list[Request] = []
         self._open = 0
+        self._latencies = Latencies()
         self._gaps_s: dict[str, array[float]] = {name: array("d") for name in self._classes}
         self._moments: list[Moment] = []
         self._decisions: list[Decision] = []
@@ -90,12 +92,17 @@ class Fleet:
     # What the parts tell each other
 
     def _first_token(self, request: Request) -> None:
+        is_first = request.first_token_s is None
         self._router.first_token(request)
+        if is_first:
+            self._latencies.first_token(request)
 
     def _part_done(self, pod: Pod, part: Part) -> None:
         if not part.is_prompt_only:
             self._keep_gaps(part)
         self._router.part_done(pod, part)
+        if not part.is_prompt_only:
+            self._latencies.answer(part.request)
         self._cluster.left(pod)
 
     def _lost(self, pod: Pod, part: Part) -> None:
@@ -153,7 +160,7 @@ class Fleet:
 
     def _tick(self) -> None:
         before, seen = dict(self._cluster.desired), self.observe()
-        sizing = self._law.decide(View(now_s=self._agenda.now_s, observation=seen, in_flight=self._in_flight()))
+        sizing = self._law.decide(self._view(seen))
         self._last_plan = sizing.plan or self._last_plan
         self._remember(seen)
         if dict(sizing.sizes) != before:
@@ -165,6 +172,19 @@ class Fleet:
             )
             self._cluster.resize(sizing.sizes)
         self._agenda.after(self._goal.interval_s, self._tick)
+
+    def _view(self, seen: Observation) -> View:
+        return View(
+            now_s=self._agenda.now_s,
+            observation=seen,
+            in_flight=self._in_flight(),
+            latency=partial(self._latencies.worst, now_s=self._agenda.now_s),
+            kv_usage=self._kv_usage,
+        )
+
+    def _kv_usage(self, pool: Pool) -> float | None:
+        found = [pod.process.engine.kv_usage for pod in self._cluster.pods if pod.pool is pool and pod.process]
+        return sum(found) if found else None
 
     def _in_flight(self) -> dict[Pool, float | None]:
         """As scraped last: an engine's first three series are its requests waiting, in prefill and in decode."""
