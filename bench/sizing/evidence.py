@@ -145,13 +145,13 @@ def main() -> None:
     args = parser.parse_args()
     minutes = args.minutes or BUDGET_MIN[args.quick]
     clock, began_s = Clock(60 * minutes), time.monotonic()
-    text = [f"# Sizing laws on the same loads\n\n{(__doc__ or '').strip()}\n"]
+    report = Report(REPORT if args.write else None)
 
     def compare(case: Case, laws: Sequence[str], what: str = "") -> None:
         seconds = case.quick_s if args.quick else case.full_s
         rough = args.quick and case in BURSTS
         rows = list(compared(case, seconds, laws, clock, rough))
-        _tell(text, tables.compared(case, seconds, rows, what) if rows else f"## {case.name}{what}\n\nNo time left.\n")
+        report.tell(tables.compared(case, seconds, rows, what) if rows else f"## {case.name}{what}\n\nNo time left.\n")
 
     laws = args.laws.split(",")
     for case in CASES:
@@ -159,7 +159,7 @@ def main() -> None:
             compare(case, laws)
     if args.only is None:
         seconds = ABLATED.quick_s if args.quick else ABLATED.full_s
-        _tell(text, tables.ablated(ABLATED, seconds, list(ablations(ABLATED, seconds, clock))))
+        report.tell(tables.ablated(ABLATED, seconds, list(ablations(ABLATED, seconds, clock))))
     for case in BURSTS:
         if args.only in (None, case.name):
             compare(case, BURST_LAWS)
@@ -168,14 +168,20 @@ def main() -> None:
             compare(replace(ABLATED, start_up_s=start_up_s), ("rad",), f", start-up {start_up_s:g} s")
     form = f"`make evidence{' Q=--quick' if args.quick else ''}`" + (f" --minutes {minutes:g}" if args.minutes else "")
     missing = f" {clock.left_out} runs were left out when time was up." if clock.left_out else ""
-    _tell(text, f"Written by {form}: {clock.runs} runs in {time.monotonic() - began_s:.0f} s.{missing}\n")
-    if args.write:
-        REPORT.write_text("\n".join(text))
+    report.tell(f"Written by {form}: {clock.runs} runs in {time.monotonic() - began_s:.0f} s.{missing}\n")
 
 
-def _tell(text: list[str], part: str) -> None:
-    print(part, flush=True)
-    text.append(part)
+class Report:
+    """Told and, if wanted, written part by part: a run that is stopped leaves what it has."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._parts = path, [f"# Sizing laws on the same loads\n\n{(__doc__ or '').strip()}\n"]
+
+    def tell(self, part: str) -> None:
+        print(part, flush=True)
+        self._parts.append(part)
+        if self._path is not None:
+            self._path.write_text("\n".join(self._parts))
 
 
 if __name__ == "__main__":

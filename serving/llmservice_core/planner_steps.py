@@ -16,8 +16,10 @@ from llmservice_core.planner_forecast import Errors, spare, trend
 
 MARGIN_PREFILL: Final = 0.10
 MARGIN_DECODE: Final = 0.35
-MARGIN_STRICT: Final = 1.0
 """Square root staffing above the work (sizing study): decode needs more, as a late pod breaks TBT for all it holds."""
+LEAST_ALLOWED: Final = 1e-3
+"""No promise is planned for more exactly: a percentile of 100 has no finite answer."""
+BISECTIONS: Final = 24
 STRICT_OVERHEAD_S: Final = 0.05
 STRICT_SLACK_FLOOR_S: Final = 0.10
 """Of a TTFT target: spent outside prefill, and the least that counts as left for queueing."""
@@ -140,15 +142,11 @@ def learned_margin(facts: Facts, pool: Pool, draft: Draft) -> float:
 
 def is_queueing(facts: Facts, pool: Pool, allowed: float) -> bool:
     """Whether more requests find every replica busy than may be late. If not, the misses have another cause (prompts
-    that take longer than their target, say), and more replicas would not help.
-
-    P(wait) = load ^ (sqrt(2 (n + 1)) - 1) of n replicas: Sakasegawa's approximation of M/G/n (1977).
-    """
+    that take longer than their target, say), and more replicas would not help."""
     work, ready = facts.work[pool], facts.pools[pool].ready
     if work.unknown is not None or ready == 0:
         return False
-    load = min(1.0, work.total / ready)
-    return float(load ** (math.sqrt(2.0 * (ready + 1)) - 1.0)) > allowed
+    return late_share(work.total, ready, 0.0) > allowed
 
 
 def missed(facts: Facts, pool: Pool) -> str:
@@ -206,17 +204,36 @@ def _times(tokens_rps: float, tau_s: float | None) -> float | None:
 
 
 def _strict(facts: Facts, pool: Pool, work: Work, growth: float) -> float:
-    """Prompts of the strict class wait only for each other: f u_P + sqrt(f u_P kappa), kappa = service / slack left."""
+    """Prompts of the strict class wait for each other and for the step under way, and so few too long as promised."""
     capacity = facts.capacity[pool]
     if not facts.settings.strict or pool is Pool.DECODE or work.prefill <= 0.0:
         return 0.0
     if not capacity.tau_prefill_s or not capacity.mean_square_prompt:
         return 0.0
     service_s = capacity.mean_square_prompt * capacity.tau_prefill_s
-    target_s = strictest_ttft(facts.goal).ttft.target_s
-    kappa = service_s / max(STRICT_SLACK_FLOOR_S, target_s - service_s - STRICT_OVERHEAD_S)
+    step_s = (capacity.chunk_tokens or 0) * capacity.tau_prefill_s
+    ttft = strictest_ttft(facts.goal).ttft
+    slack_s = max(STRICT_SLACK_FLOOR_S, ttft.target_s - service_s - step_s - STRICT_OVERHEAD_S)
     strict = growth * facts.demand.strict_share * work.prefill
-    return strict + MARGIN_STRICT * math.sqrt(strict * kappa) + growth * work.decode
+    return _punctual(strict, slack_s / service_s, 1.0 - ttft.share) + growth * work.decode
+
+
+def _punctual(u: float, slack: float, allowed: float) -> float:
+    """Fewest replicas, as a real number, at which no more than `allowed` of this work waits longer than `slack`
+    services: P(W > slack) = P(wait) exp(-2 (n - u) slack), M/G/n in heavy traffic with E[s^2] / E[s] as the service."""
+    low, high = u, u + 1.0
+    while late_share(u, high, slack) > max(allowed, LEAST_ALLOWED):
+        high = u + 2.0 * (high - u)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if late_share(u, middle, slack) > max(allowed, LEAST_ALLOWED) else (low, middle)
+    return high
+
+
+def late_share(u: float, replicas: float, slack: float) -> float:
+    """See `_punctual`. P(wait) = load ^ (sqrt(2 (n + 1)) - 1), Sakasegawa's approximation (1977)."""
+    waits = min(1.0, u / replicas) ** (math.sqrt(2.0 * (replicas + 1.0)) - 1.0) if replicas > 0 else 1.0
+    return float(waits * math.exp(-2.0 * max(0.0, replicas - u) * slack))
 
 
 def _work_text(facts: Facts, pool: Pool, work: Work) -> str:

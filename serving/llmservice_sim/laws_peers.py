@@ -1,8 +1,9 @@
 """Laws that users of other projects have, written from descriptions of them and given what those need.
 
 Where a project asks for a profiling run, its law gets the costs that our planner learns online (`core/capacity`): no
-peer is worse off for a wrong profile. Constants were chosen on one day of ServeGen's m-large (day 8), which is left out
-of every comparison; names and sources stand at each. Sizes are kept within limits and budget for all alike.
+peer is worse off for a wrong profile. Constants are those that served best on one day of ServeGen's m-large (day 8) in
+our sizing study; that day is left out of every comparison. Names and sources stand at each. Sizes are kept within
+limits and budget for all alike.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from llmservice_core.planner import plan
 from llmservice_core.planner_facts import Settings
 from llmservice_core.planner_forecast import Errors, at, continued, learned_errors, trend
 from llmservice_core.planner_memory import Memory
+from llmservice_core.planner_steps import _punctual, late_share
 from tests.core.test_planner import LIMITS, NOW, TAU_P, goal, memory, observation, seen, traffic
 
 TICK_S = 15.0
@@ -58,6 +59,26 @@ class TestLastingMisses:
         wanted = goal(gpu_budget=5)
         _, known = plan(wanted, missing(0.2, 60.0, 0.0, 1, NOW), memory())
         assert Pool.PREFILL not in known.margins
+
+
+class TestStrict:
+    @pytest.mark.parametrize(
+        ("u", "slack", "allowed", "replicas"),
+        [
+            pytest.param(0.25, 1.1, 0.05, 1.0, id=".25 exp(-1.65) = .048 of one replica's"),
+            pytest.param(0.25, 1.1, 0.01, 1.44, id="one in a hundred: nearly half a replica more"),
+            pytest.param(5.0, 0.5, 0.01, 8.1, id="waits of half a service"),
+            pytest.param(5.0, 50.0, 0.01, 5.05, id="a TTFT that leaves much time needs no more than the work"),
+            pytest.param(0.0, 1.0, 0.01, 0.0, id="no strict prompt"),
+        ],
+    )
+    def test_few_enough_wait_too_long(self, u: float, slack: float, allowed: float, replicas: float) -> None:
+        found = _punctual(u, slack, allowed)
+        assert found == pytest.approx(replicas, abs=0.1)
+        assert late_share(u, found, slack) <= allowed
+
+    def test_a_promise_of_a_hundred_per_cent_is_planned_as_one_in_a_thousand(self) -> None:
+        assert _punctual(1.0, 1.0, 0.0) == _punctual(1.0, 1.0, 1e-3)
 
 
 class TestRelease:
