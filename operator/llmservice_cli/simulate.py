@@ -15,6 +15,7 @@ from llmservice_cli.problems import Problem
 from llmservice_cli.service_file import Simulated, load, pairs, per_pool
 from llmservice_core.model import Plan, Pool
 from llmservice_core.policies import NAMES as POLICY_NAMES
+from llmservice_sim.fast_fleet import FIDELITIES, FidelityError, fleet_of
 from llmservice_sim.fleet import Fleet
 from llmservice_sim.fleet_settings import Link, Mishaps, Scenario, StartUp
 from llmservice_sim.hardware import DEFAULT_GPU, GPUS
@@ -40,6 +41,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--law", default="rad", help=f"who sizes the pools: {', '.join((*LAWS, *CLAIRVOYANT))} (default rad)"
     )
     parser.add_argument("--compare", help="further laws for the same requests, as static,hpa")
+    parser.add_argument(
+        "--fidelity", default="exact", help=f"{' or '.join(FIDELITIES)}: every step, or decodes in closed form (exact)"
+    )
     parser.add_argument("--rate", type=float, help="mean requests/s that the trace is scaled to")
     parser.add_argument("--start", type=float, default=0.0, help="second of the trace to begin at")
     parser.add_argument("--seconds", type=float, help="length of the part that is used")
@@ -66,9 +70,10 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.trace) if args.trace else sample_path()
     scenario = _scenario(args, simulated)
     try:
+        make = fleet_of(args.fidelity)
         trace = _trace(args, simulated, path)
-        runs = [_run(*start, trace) for start in [_law(name, args, scenario, trace) for name in names]]
-    except (TraceError, StuckError) as error:
+        runs = [_run(make, *start, trace) for start in [_law(name, args, scenario, trace, make) for name in names]]
+    except (TraceError, StuckError, FidelityError) as error:
         raise Problem(str(error)) from error
     facts = {"service": simulated.service.metadata.name, "gpu": args.gpu, "trace": path.name, "seed": args.seed}
     if args.html:
@@ -137,11 +142,13 @@ def _trace(args: argparse.Namespace, simulated: Simulated, path: Path) -> list[A
     return arrivals(rows, simulated.goal.classes, shares, args.seed)
 
 
-def _law(name: str, args: argparse.Namespace, scenario: Scenario, trace: list[Arrival]) -> tuple[Scenario, Law]:
+def _law(
+    name: str, args: argparse.Namespace, scenario: Scenario, trace: list[Arrival], make: type[Fleet]
+) -> tuple[Scenario, Law]:
     """A law and what it starts from: one that knows the load has its first pods Ready."""
     if name in CLAIRVOYANT:
         bar = simulate_text.Bar(name) if sys.stderr.isatty() else None
-        found = find(name, scenario, trace, bar.count if bar else None)
+        found = find(name, scenario, trace, bar.count if bar else None, make)
         if bar:
             bar.clear()
         if not found.keeps_all:
@@ -153,9 +160,9 @@ def _law(name: str, args: argparse.Namespace, scenario: Scenario, trace: list[Ar
     return scenario, law_of(name, scenario.goal, scenario.initial, targets)
 
 
-def _run(scenario: Scenario, law: Law, trace: list[Arrival]) -> dict[str, Any]:
+def _run(make: type[Fleet], scenario: Scenario, law: Law, trace: list[Arrival]) -> dict[str, Any]:
     bar = simulate_text.Bar(law.name) if sys.stderr.isatty() else None
-    result = Fleet(scenario, law).run(trace, bar.show if bar else None)
+    result = make(scenario, law).run(trace, bar.show if bar else None)
     if bar:
         bar.clear()
     return {**as_data(scenario.goal, result), "last_plan": _record(result.last_plan)}

@@ -27,6 +27,8 @@ MAX_ERROR = 0.35
 """A predicted step whose standard error is above this share of it is called unknown."""
 KV_FILL = 0.9
 """Share of the KV cache that is planned for (sizing study); the rest absorbs long requests."""
+MOST_TILES = 8
+"""Batches wider than so many planned ones are not asked about."""
 TBT_HEADROOM = 0.9
 """A planned step takes at most this share of the strictest TBT: steps scatter by about STEP_NOISE."""
 
@@ -53,6 +55,8 @@ class PoolCapacity:
     width: int | None = None
     bound: str = ""
     """What limits the width: b_col, kv, tbt or max_seqs."""
+    widest: int | None = None
+    """The same without b_col: more tiles cost more, but break no promise."""
     mean_square_prompt: float | None = None
     """E[v_p^2] / E[v_p] in tokens, from the attention work: a prompt without cache has work v_p^2 / 2."""
     steps: float = 0.0
@@ -67,6 +71,7 @@ class _Cost:
     tau_s: float | None = None
     size: int | None = None
     bound: str = ""
+    widest: int | None = None
     unknown: str | None = None
 
 
@@ -154,6 +159,7 @@ def _priced(
         tau_decode_s=decode.tau_s,
         width=decode.size,
         bound=decode.bound,
+        widest=decode.widest,
         mean_square_prompt=2e6 * attention if attention is not None else None,
         steps=steps,
         learned=model.learned if unknown is None else None,
@@ -192,7 +198,15 @@ def _decode_cost(model: _Model, limits: EngineLimits, tile: float, strictest_tbt
     x = decode_step(width, tile, context)
     if not model.is_known_at(x):
         return _Cost(size=width, unknown=f"decode steps seen are too alike to tell the cost of {width} sequences")
-    return _Cost(tau_s=model.seconds(x) / width, size=width, bound="tbt" if width < cap else bound)
+    hard = max(1, math.floor(min(v for name, v in caps.items() if name != "b_col")))
+    widest = _widest(model, tile, context, min(hard, MOST_TILES * cap), TBT_HEADROOM * strictest_tbt_s)
+    is_seen = model.is_known_at(decode_step(widest, tile, context))
+    return _Cost(
+        tau_s=model.seconds(x) / width,
+        size=width,
+        bound="tbt" if width < cap else bound,
+        widest=widest if is_seen else width,
+    )
 
 
 def decode_step(width: int, tile: float, context_tokens: float) -> tuple[float, ...]:

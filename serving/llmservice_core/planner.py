@@ -14,7 +14,8 @@ from llmservice_core.model import Goal, Observation, Plan, Pool, PoolGoal, PoolP
 from llmservice_core.planner_backlog import backlog
 from llmservice_core.planner_demand import demand, strictest_tbt_s
 from llmservice_core.planner_doubt import doubt
-from llmservice_core.planner_facts import MOST_START_UP_S, Draft, Drafts, Facts, each
+from llmservice_core.planner_facts import ALL_STEPS, MOST_START_UP_S, Draft, Drafts, Facts, Settings, each
+from llmservice_core.planner_forecast import Errors, continued, learned_errors
 from llmservice_core.planner_limits import Fitted, Wish, fit
 from llmservice_core.planner_memory import Memory, remember
 from llmservice_core.planner_record import capacity_of, inputs_of, load_of, overall, pool_plan
@@ -38,12 +39,16 @@ class Stabilised:
 
 
 def plan(
-    goal: Goal, observation: Observation, memory: Memory | None, now_s: float | None = None
+    goal: Goal,
+    observation: Observation,
+    memory: Memory | None,
+    now_s: float | None = None,
+    settings: Settings = ALL_STEPS,
 ) -> tuple[Plan, Memory]:
     """The sizes for now, and what to remember. Applied and asked again with the same facts, it changes nothing."""
     now = observation.time_s if now_s is None else now_s
     known = _continued(goal, observation, memory, now)
-    facts = _facts(goal, observation, known, now)
+    facts = _facts(goal, observation, known, now, settings)
     unreadable = _unreadable(goal, observation, now)
     steps: list[Step] = []
     drafts = _present(facts)
@@ -80,12 +85,12 @@ def _continued(goal: Goal, observation: Observation, memory: Memory | None, now_
     return memory if now_s - memory.updated_s <= longest_s else replace(memory, started_s=now_s)
 
 
-def _facts(goal: Goal, seen: Observation, memory: Memory, now_s: float) -> Facts:
+def _facts(goal: Goal, seen: Observation, memory: Memory, now_s: float, settings: Settings) -> Facts:
     pools = {p.pool: _seen(p, seen) for p in goal.pools}
     strict_s = strictest_tbt_s(goal)
     capacity = {p: pool_capacity(s, strict_s, memory.learned.get(p)) for p, s in pools.items()}
     wanted = demand(goal, seen)
-    return Facts(
+    facts = Facts(
         goal=goal,
         seen=seen,
         now_s=now_s,
@@ -94,7 +99,16 @@ def _facts(goal: Goal, seen: Observation, memory: Memory, now_s: float) -> Facts
         pools=pools,
         capacity=capacity,
         work={p: work_of(p, wanted, c) for p, c in capacity.items()},
+        settings=settings,
     )
+    return replace(facts, errors={p: _errors(facts, p) for p in pools})
+
+
+def _errors(facts: Facts, pool: Pool) -> Errors:
+    errors, work = facts.memory.errors.get(pool, Errors()), facts.work[pool]
+    if work.unknown is not None:
+        return errors
+    return learned_errors(errors, facts.memory.past.get(pool, ()), facts.now_s, work.total, facts.horizon_s)
 
 
 def _seen(goal: PoolGoal, seen: Observation) -> PoolSeen:
@@ -158,7 +172,7 @@ def _stabilise(facts: Facts, goal: PoolGoal, draft: Draft) -> Stabilised:
     window_s = stabilization_s(facts.goal, facts.seen)
     recent = remember(facts.memory.wants.get(goal.pool, ()), facts.now_s, wanted, window_s)
     replicas = max(n for _, n in recent)
-    if wanted >= desired:
+    if wanted >= desired or not facts.settings.stabilise:
         return Stabilised(replicas=wanted, wanted=wanted)
     age_s = facts.now_s - facts.memory.started_s
     if age_s < window_s:
@@ -198,19 +212,23 @@ def _remembered(facts: Facts, drafts: Drafts, settled: Mapping[Pool, Stabilised]
     window_s = stabilization_s(facts.goal, facts.seen)
     before = facts.memory
     learned = {p: c.learned or before.learned.get(p) for p, c in facts.capacity.items()}
-    margins = {p: learned_margin(facts, p) for p in facts.pools} if is_readable else before.margins
+    margins = {p: learned_margin(facts, p, drafts[p]) for p in facts.pools} if is_readable else before.margins
+    known = {p: w.total for p, w in facts.work.items() if w.unknown is None} if is_readable else {}
+    past = {p: continued(before.past.get(p, ()), facts.now_s, u, facts.horizon_s) for p, u in known.items()}
     return Memory(
         started_s=before.started_s,
         updated_s=facts.now_s,
-        margins={p: m for p, m in margins.items() if m > 1e-4},
+        margins={p: m for p, m in margins.items() if abs(m) > 1e-4},
         wants={p: remember(before.wants.get(p, ()), facts.now_s, s.wanted, window_s) for p, s in settled.items()},
         learned={p: known for p, known in learned.items() if known is not None},
-        unsettled_s={p: t for p in facts.pools if (t := _unsettled_s(facts, p)) is not None},
+        unsettled_s={p: t for p in facts.pools if (t := _unsettled_s(facts, p, drafts[p])) is not None},
+        past={**before.past, **past},
+        errors={p: e for p, e in facts.errors.items() if e.count > 0.0} if is_readable else before.errors,
     )
 
 
-def _unsettled_s(facts: Facts, pool: Pool) -> float | None:
-    return facts.memory.unsettled_s.get(pool) if is_settled(facts, pool) else facts.now_s
+def _unsettled_s(facts: Facts, pool: Pool, draft: Draft) -> float | None:
+    return facts.memory.unsettled_s.get(pool) if is_settled(facts, pool, draft) else facts.now_s
 
 
 def _result(

@@ -21,6 +21,8 @@ BLIND_QUEUE_REQUESTS: Final = 4.0
 
 def backlog(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
     """Work that waits already, on top of what arrives; also the only voice of a pool whose capacity is unknown."""
+    if not facts.settings.backlog:
+        return draft
     if draft.is_held:
         return _blind_backlog(facts, goal, draft)
     extra, why = 0.0, ""
@@ -28,7 +30,9 @@ def backlog(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
         extra, why = prompt_backlog(facts, goal.pool)
     floor, residents = (0.0, "") if goal.pool is Pool.PREFILL else _residents(facts, goal.pool)
     want = max(draft.want + extra, floor)
-    return raised(facts, goal.pool, draft, want, Reason.BACKLOG, residents if floor > draft.want + extra else why)
+    why = residents if floor > draft.want + extra else why
+    raised_to = raised(facts, goal.pool, draft, want, Reason.BACKLOG, why)
+    return replace(raised_to, is_catching_up=math.ceil(want - 1e-9) > math.ceil(draft.want - 1e-9))
 
 
 def prompt_backlog(facts: Facts, pool: Pool) -> tuple[float, str]:

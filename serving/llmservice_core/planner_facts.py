@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from llmservice_core.capacity import PoolCapacity
 from llmservice_core.model import Goal, Observation, Pool, PoolGoal, PoolSeen, Reason
 from llmservice_core.planner_demand import Demand
+from llmservice_core.planner_forecast import Errors
 from llmservice_core.planner_memory import Memory
 
 DEFAULT_START_UP_S: Final = 120.0
@@ -31,6 +32,31 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Steps of the plan that can be left out, to measure what each is worth. Production leaves none out."""
+
+    trend: bool = True
+    """Growth of the work is extrapolated over the start-up time."""
+    past_errors: bool = True
+    """A margin by the forecast's own past errors."""
+    square_root: bool = True
+    """Square root staffing above the work."""
+    strict: bool = True
+    """The strictest class has a constraint of its own."""
+    hard_width: bool = True
+    """The decode margin ends where batches as wide as every target allows would hold the residents."""
+    backlog: bool = True
+    feedback: bool = True
+    """A margin from measured misses."""
+    release: bool = True
+    """Less margin than the law's own after a long time without misses."""
+    stabilise: bool = True
+
+
+ALL_STEPS: Final = Settings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """All that the steps may look at."""
 
@@ -42,6 +68,14 @@ class Facts:
     pools: Mapping[Pool, PoolSeen]
     capacity: Mapping[Pool, PoolCapacity]
     work: Mapping[Pool, Work]
+    errors: Mapping[Pool, Errors] = field(default_factory=dict)
+    """Of past forecasts, the one for now included."""
+    settings: Settings = ALL_STEPS
+
+    @property
+    def horizon_s(self) -> float:
+        """How far ahead a plan looks: a pod asked for now serves then, and counters are two scrapes old by then."""
+        return min(MOST_START_UP_S, self.start_up_s) + 2.0 * (self.seen.scrape_gap_s or self.goal.interval_s)
 
     @property
     def start_up_s(self) -> float:
@@ -56,6 +90,8 @@ class Draft:
     driver: Reason
     why: str
     is_held: bool = False
+    is_catching_up: bool = False
+    """Replicas are wanted, or kept, for a backlog: what is missed meanwhile says nothing about the margin."""
     is_doubted: bool = False
     """The load may be larger than what was seen."""
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from llmservice_core.capacity import Learned
 from llmservice_core.model import Pool
+from llmservice_core.planner_forecast import Errors, Past
 
 FORMAT: Final = 1
 Wants = tuple[tuple[float, int], ...]
@@ -27,11 +28,15 @@ class Memory:
     """(time, replicas) of recent plans, falling in size: all that a maximum over a sliding window needs."""
     learned: Mapping[Pool, Learned] = field(default_factory=dict)
     unsettled_s: Mapping[Pool, float] = field(default_factory=dict)
-    """When a pool last had pods on their way or a backlog: misses of that time say nothing about the margin."""
+    """When a pool last had pods on their way or replicas for a backlog: misses of that time say nothing about the
+    margin."""
+    past: Mapping[Pool, Past] = field(default_factory=dict)
+    """Work of the last minutes: what the trend and the errors of forecasts are seen from."""
+    errors: Mapping[Pool, Errors] = field(default_factory=dict)
 
     def without_capacity(self) -> "Memory":
-        """For another model, image or GPU: the coefficients and margins learned no longer hold."""
-        return replace(self, margins={}, learned={})
+        """For another model, image or GPU: the coefficients, the margins and the work in replicas no longer hold."""
+        return replace(self, margins={}, learned={}, past={})
 
     def to_json(self) -> str:
         return json.dumps(
@@ -43,6 +48,8 @@ class Memory:
                 "wants": {p: [[_short(t), n] for t, n in w] for p, w in self.wants.items()},
                 "learned": {p: _learned_to(known) for p, known in self.learned.items()},
                 "unsettled": {p: _short(t) for p, t in self.unsettled_s.items()},
+                "past": {p: [[_short(t), _short(u)] for t, u in rows] for p, rows in self.past.items()},
+                "errors": {p: [_short(e.squares), _short(e.count)] for p, e in self.errors.items()},
             },
             separators=(",", ":"),
             sort_keys=True,
@@ -72,6 +79,8 @@ def _from(data: Any) -> Memory | None:
         wants={Pool(p): tuple((float(t), int(n)) for t, n in w) for p, w in data["wants"].items()},
         learned={Pool(p): _learned_from(known) for p, known in data["learned"].items()},
         unsettled_s={Pool(p): float(t) for p, t in data["unsettled"].items()},
+        past={Pool(p): tuple((float(t), float(u)) for t, u in rows) for p, rows in data.get("past", {}).items()},
+        errors={Pool(p): Errors(squares=float(s), count=float(n)) for p, (s, n) in data.get("errors", {}).items()},
     )
 
 

@@ -6,28 +6,36 @@ RAD (arXiv 2508.01002) sizes one pool of nodes that time-share both phases; a po
 
 import math
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from llmservice_core.capacity import PoolCapacity
 from llmservice_core.model import Pool, PoolGoal, Reason
-from llmservice_core.planner_backlog import prompt_backlog
 from llmservice_core.planner_demand import Demand, strictest_ttft
 from llmservice_core.planner_facts import Draft, Facts, Work, raised
+from llmservice_core.planner_forecast import Errors, spare, trend
 
 MARGIN_PREFILL: Final = 0.10
 MARGIN_DECODE: Final = 0.35
-MARGIN_STRICT: Final = 1.0
 """Square root staffing above the work (sizing study): decode needs more, as a late pod breaks TBT for all it holds."""
+LEAST_ALLOWED: Final = 1e-3
+"""No promise is planned for more exactly: a percentile of 100 has no finite answer."""
+BISECTIONS: Final = 24
 STRICT_OVERHEAD_S: Final = 0.05
 STRICT_SLACK_FLOOR_S: Final = 0.10
 """Of a TTFT target: spent outside prefill, and the least that counts as left for queueing."""
+RESIDENT_SIGMAS: Final = 3.0
+"""Residents of a decode pool scatter like a Poisson count; so many deviations above their mean must find a place."""
 MIN_EVENTS: Final = 20.0
 LEARNING_RATE: Final = 0.02
 LEARNING_PERIOD_S: Final = 15.0
 MAX_BURN: Final = 10.0
 MARGIN_HALF_LIFE_S: Final = 600.0
-MAX_MARGIN: Final = 1.0
-"""Margin learning (after the study's conformal one): m += rate x (miss / allowed - 1) per period, else decay."""
+MAX_MARGIN: Final = 4.0
+RELEASE_RATE: Final = 0.001
+RELEASE_BURN: Final = 0.25
+"""Margin learning (after the study's conformal one): m += rate x (miss / allowed - 1) per period, else decay, as fast
+as misses are far from what is allowed. At 0, a period with at most RELEASE_BURN takes RELEASE_RATE more, down to the
+law's own margin with its sign turned."""
 
 
 def work_of(pool: Pool, demand: Demand, capacity: PoolCapacity) -> Work:
@@ -47,19 +55,52 @@ def size(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
     work = facts.work[goal.pool]
     if work.unknown is not None:
         return replace(draft, driver=work.reason, why=f"held: {work.unknown}", is_held=True)
-    u = work.total
-    beta = MARGIN_PREFILL if goal.pool is Pool.PREFILL else MARGIN_DECODE
-    want = max(u + beta * math.sqrt(u), u / facts.goal.target_load, _strict(facts, goal.pool, work))
+    want = _staffed(facts, goal.pool, work)
     desired = facts.pools[goal.pool].desired
     driver = Reason.DEMAND_UP if want > desired else Reason.DEMAND_DOWN
     return Draft(want=want, driver=driver, why=_work_text(facts, goal.pool, work))
 
 
+def _staffed(facts: Facts, pool: Pool, work: Work) -> float:
+    """Replicas for the work that is expected when a pod asked for now would serve."""
+    growth = _growth(facts, pool)
+    u = growth * work.total
+    beta = max(0.0, _beta(pool) + min(0.0, facts.memory.margins.get(pool, 0.0)))
+    guarded = max(u / facts.goal.target_load, _strict(facts, pool, work, growth))
+    if not facts.settings.square_root:
+        return guarded
+    want = u + beta * math.sqrt(u)
+    placed = _placed(facts, pool, growth * work.decode) if pool is Pool.DECODE else None
+    return max(guarded, want if placed is None else min(want, placed))
+
+
+def _beta(pool: Pool) -> float:
+    return MARGIN_PREFILL if pool is Pool.PREFILL else MARGIN_DECODE
+
+
+def _growth(facts: Facts, pool: Pool) -> float:
+    settings, known = facts.settings, {p: w.total for p, w in facts.work.items() if w.unknown is None}
+    factor = spare(facts.errors.get(pool, Errors())) if settings.past_errors else 1.0
+    if settings.trend and len(known) == len(facts.work):
+        factor *= trend(facts.memory.past, facts.now_s, known, facts.demand.standard_error, facts.horizon_s)
+    return factor
+
+
+def _placed(facts: Facts, pool: Pool, u: float) -> float | None:
+    """Replicas that hold the residents of this work, chance included, at the widest batch that every target and the
+    memory allow. Less than the square root margin where the planned width is a tile: then steps may be wider."""
+    capacity = facts.capacity[pool]
+    if not facts.settings.hard_width or not capacity.width or not capacity.widest:
+        return None
+    residents = u * capacity.width
+    return (residents + RESIDENT_SIGMAS * math.sqrt(residents)) / capacity.widest
+
+
 def feedback(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
     """Adds the learned margin; while the SLO is missed the pool keeps at least its present size."""
-    if draft.is_held:
+    if draft.is_held or not facts.settings.feedback:
         return draft
-    margin = facts.memory.margins.get(goal.pool, 0.0)
+    margin = max(0.0, facts.memory.margins.get(goal.pool, 0.0))
     miss = missed(facts, goal.pool)
     want = draft.want + margin * math.sqrt(facts.work[goal.pool].total)
     grown = raised(facts, goal.pool, draft, want, Reason.SLO_MISS, f"{miss or 'earlier misses'}: margin {margin:.2f}")
@@ -69,35 +110,61 @@ def feedback(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
     return replace(grown, want=float(desired), driver=Reason.SLO_MISS, why=f"not reduced while {miss}")
 
 
-def is_settled(facts: Facts, pool: Pool) -> bool:
-    """All pods that are wanted serve, and no prompt backlog is left: what is missed now, the law has missed."""
+def is_settled(facts: Facts, pool: Pool, draft: Draft) -> bool:
+    """All wanted pods serve, no more are wanted and none is kept for a backlog: what is missed now, the law has missed.
+
+    A queue alone is no excuse: one that lasts without asking for a replica is what a margin is for.
+    """
     seen = facts.pools[pool]
     moving = seen.starting > 0 or seen.unschedulable > 0 or seen.ready != seen.desired
-    return not moving and (pool is Pool.DECODE or prompt_backlog(facts, pool)[0] <= 0.0)
+    is_growing = not draft.is_held and math.ceil(draft.want - 1e-9) > seen.desired
+    return not moving and not is_growing and not draft.is_catching_up
 
 
-def learned_margin(facts: Facts, pool: Pool) -> float:
+def learned_margin(facts: Facts, pool: Pool, draft: Draft) -> float:
     """The margin for the next plan, from windows of attainment that lie wholly after the last disturbance."""
     margin = facts.memory.margins.get(pool, 0.0)
     disturbed_s = facts.memory.unsettled_s.get(pool, -math.inf)
-    if not is_settled(facts, pool) or facts.now_s - disturbed_s < facts.seen.window_s:
+    if not is_settled(facts, pool, draft) or facts.now_s - disturbed_s < facts.seen.window_s:
         return margin
     seconds = min(max(0.0, facts.now_s - facts.memory.updated_s), 4 * LEARNING_PERIOD_S)
-    burn = max((b for b, _ in burns(facts, pool)), default=0.0)
-    if burn > 1.0:
+    found = burns(facts, pool)
+    burn = max((b.burn for b in found), default=0.0)
+    if any(b.burn > 1.0 and is_queueing(facts, pool, b.allowed) for b in found):
         step = LEARNING_RATE * min(burn - 1.0, MAX_BURN) * seconds / LEARNING_PERIOD_S
-        return min(MAX_MARGIN, margin + step)
-    return margin * math.exp2(-seconds / MARGIN_HALF_LIFE_S)
+        return min(MAX_MARGIN, max(0.0, margin) + step)
+    if margin > 0.0:
+        return margin * math.exp2(-max(0.0, 1.0 - burn) * seconds / MARGIN_HALF_LIFE_S)
+    if not found or burn > RELEASE_BURN or not facts.settings.release:
+        return margin if burn <= 1.0 else 0.0
+    return max(-_beta(pool), margin - RELEASE_RATE * seconds / LEARNING_PERIOD_S)
+
+
+def is_queueing(facts: Facts, pool: Pool, allowed: float) -> bool:
+    """Whether more requests find every replica busy than may be late. If not, the misses have another cause (prompts
+    that take longer than their target, say), and more replicas would not help."""
+    work, ready = facts.work[pool], facts.pools[pool].ready
+    if work.unknown is not None or ready == 0:
+        return False
+    return late_share(work.total, ready, 0.0) > allowed
 
 
 def missed(facts: Facts, pool: Pool) -> str:
     """The worst miss that this pool answers for, in words; empty when there is none."""
-    burn, text = max(burns(facts, pool), default=(0.0, ""))
-    return text if burn > 1.0 else ""
+    worst = max(burns(facts, pool), key=lambda b: b.burn, default=None)
+    return worst.text if worst is not None and worst.burn > 1.0 else ""
 
 
-def burns(facts: Facts, pool: Pool) -> list[tuple[float, str]]:
-    """(missed share / allowed share, sentence) of each class and SLO that this pool answers for.
+class Burn(NamedTuple):
+    """`burn`: missed share / allowed share."""
+
+    burn: float
+    allowed: float
+    text: str
+
+
+def burns(facts: Facts, pool: Pool) -> list[Burn]:
+    """Of each class and SLO that this pool answers for.
 
     TTFT is the prefill pool's, or the decode pool's while requests wait there; TBT is the decode pool's.
     """
@@ -112,7 +179,8 @@ def burns(facts: Facts, pool: Pool) -> list[tuple[float, str]]:
             allowed = 1.0 - slo.share
             if attainment.events >= MIN_EVENTS and allowed > 0.0:
                 text = f"{100 * attainment.share:.1f} % of {wanted.name}'s {name} within {slo.target_s:g} s"
-                found.append(((1.0 - attainment.share) / allowed, f"{text} (target {slo.percentile:g} %)"))
+                text = f"{text} (target {slo.percentile:g} %)"
+                found.append(Burn((1.0 - attainment.share) / allowed, allowed, text))
     return found
 
 
@@ -135,16 +203,37 @@ def _times(tokens_rps: float, tau_s: float | None) -> float | None:
     return None if tau_s is None else tokens_rps * tau_s
 
 
-def _strict(facts: Facts, pool: Pool, work: Work) -> float:
-    """Prompts of the strict class wait only for each other: f u_P + sqrt(f u_P kappa), kappa = service / slack left."""
+def _strict(facts: Facts, pool: Pool, work: Work, growth: float) -> float:
+    """Prompts of the strict class wait for each other and for the step under way, and so few too long as promised."""
     capacity = facts.capacity[pool]
-    if pool is Pool.DECODE or work.prefill <= 0.0 or not capacity.tau_prefill_s or not capacity.mean_square_prompt:
+    if not facts.settings.strict or pool is Pool.DECODE or work.prefill <= 0.0:
+        return 0.0
+    if not capacity.tau_prefill_s or not capacity.mean_square_prompt:
         return 0.0
     service_s = capacity.mean_square_prompt * capacity.tau_prefill_s
-    target_s = strictest_ttft(facts.goal).ttft.target_s
-    kappa = service_s / max(STRICT_SLACK_FLOOR_S, target_s - service_s - STRICT_OVERHEAD_S)
-    strict = facts.demand.strict_share * work.prefill
-    return strict + MARGIN_STRICT * math.sqrt(strict * kappa) + work.decode
+    step_s = (capacity.chunk_tokens or 0) * capacity.tau_prefill_s
+    ttft = strictest_ttft(facts.goal).ttft
+    slack_s = max(STRICT_SLACK_FLOOR_S, ttft.target_s - service_s - step_s - STRICT_OVERHEAD_S)
+    strict = growth * facts.demand.strict_share * work.prefill
+    return _punctual(strict, slack_s / service_s, 1.0 - ttft.share) + growth * work.decode
+
+
+def _punctual(u: float, slack: float, allowed: float) -> float:
+    """Fewest replicas, as a real number, at which no more than `allowed` of this work waits longer than `slack`
+    services: P(W > slack) = P(wait) exp(-2 (n - u) slack), M/G/n in heavy traffic with E[s^2] / E[s] as the service."""
+    low, high = u, u + 1.0
+    while late_share(u, high, slack) > max(allowed, LEAST_ALLOWED):
+        high = u + 2.0 * (high - u)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if late_share(u, middle, slack) > max(allowed, LEAST_ALLOWED) else (low, middle)
+    return high
+
+
+def late_share(u: float, replicas: float, slack: float) -> float:
+    """See `_punctual`. P(wait) = load ^ (sqrt(2 (n + 1)) - 1), Sakasegawa's approximation (1977)."""
+    waits = min(1.0, u / replicas) ** (math.sqrt(2.0 * (replicas + 1.0)) - 1.0) if replicas > 0 else 1.0
+    return float(waits * math.exp(-2.0 * max(0.0, replicas - u) * slack))
 
 
 def _work_text(facts: Facts, pool: Pool, work: Work) -> str:

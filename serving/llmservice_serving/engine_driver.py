@@ -99,8 +99,10 @@ class Driver:
         going_on = [(seat.request, n) for seat, n in chunks if seat.is_started]
         new = [(seat, n) for seat, n in chunks if not seat.is_started]
         started = [r for r in scheduler.running if r.is_prefill_chunk]
-        # Requests whose KV has arrived from elsewhere come before all others in vLLM's loop.
+        # A plan does not count with requests whose KV comes from elsewhere: those whose KV is there come before all in
+        # vLLM's loop, and without a token of budget nobody is looked at, so that no transfer would ever begin.
         arrived = sum(max(1, r.num_tokens - r.num_computed_tokens) for r in scheduler.kv_holding_waiting)
+        arrived += scheduler.waiting.has_remote
         self.hidden = [*later, *waits]
         self.budget = min(self.budget, plan.budget_tokens + arrived)
         if plan.is_open:

@@ -76,6 +76,11 @@ class PromptQueue(RequestQueue):  # type: ignore[misc]
             if self._offered is not None and seat in self._offered:
                 self._offered.remove(seat)
 
+    @property
+    def has_remote(self) -> bool:
+        """Somebody waits whose KV comes from another engine."""
+        return len(self._remote) > 0
+
     def settled(self, seat: Seat) -> None:
         """It has started, or left for good."""
         for queue in (self._remote, self.prompts):

@@ -154,9 +154,11 @@ class Engine:
         self.running = [*serve, *later, *waits, *started]  # the tail is the victim
         new = [(job, n) for job, n in chunks if not job.is_started]
         budget = plan.budget_tokens
-        left, preempted = self._serve(batch, [*serve, *started] if plan.is_open else serve, budget)
+        _, preempted = self._serve(batch, [*serve, *started] if plan.is_open else serve, budget)
         if not preempted:
-            self._admit(batch, self.remote, left)
+            # A plan does not count with them: each costs one token.
+            arrived = min(len(self.remote), self.limits.max_batched_tokens - sum(batch.tokens.values()))
+            budget += arrived - self._admit(batch, self.remote, arrived)
             for job, n in new:
                 if not self._start(batch, self.waiting, job, n):
                     break

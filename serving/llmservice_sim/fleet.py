@@ -17,10 +17,12 @@ from functools import partial
 from zlib import crc32
 
 from llmservice_core.model import Observation, Plan, Pool
-from llmservice_core.observation import nothing_known, observation
-from llmservice_core.samples import scrape_gap_s, windows
+from llmservice_core.observation import ReadySince, nothing_known, observation
+from llmservice_core.samples import Series, scrape_gap_s, windows
+from llmservice_sim.fast_steps import FastStepper
 from llmservice_sim.fleet_agenda import Agenda
 from llmservice_sim.fleet_cluster import Cluster
+from llmservice_sim.fleet_latencies import Latencies
 from llmservice_sim.fleet_pods import Pod, PodState
 from llmservice_sim.fleet_requests import Part, Request
 from llmservice_sim.fleet_result import Decision, FleetResult, Moment, class_result
@@ -42,8 +44,7 @@ class Fleet:
         self._scenario, self._law, self._goal = scenario, law, scenario.goal
         self._agenda = Agenda()
         chance = [random.Random(f"{scenario.seed}/{what}") for what in ("pods", "steps", "routes")]
-        self._cluster = Cluster(scenario, self._agenda, chance[0], self._lost, self._pods_changed)
-        self._stepper = Stepper(scenario.replica, self._agenda, chance[1], self._first_token, self._part_done)
+        self._cluster, self._stepper = self._make(scenario, chance[0], chance[1])
         self._router = Router(
             scenario, self._agenda, chance[2], self._cluster.pods, self._stepper.add, self._ended, self._cluster.left
         )
@@ -51,6 +52,7 @@ class Fleet:
         self._classes = {c.name: c for c in self._goal.classes}
         self._requests: list[Request] = []
         self._open = 0
+        self._latencies = Latencies()
         self._gaps_s: dict[str, array[float]] = {name: array("d") for name in self._classes}
         self._moments: list[Moment] = []
         self._decisions: list[Decision] = []
@@ -58,12 +60,19 @@ class Fleet:
         self._scraped: set[str] = set()
         self._arrived = 0
 
+    def _make(
+        self, scenario: Scenario, pods: random.Random, steps: random.Random
+    ) -> tuple[Cluster, Stepper | FastStepper]:
+        """What another fidelity has other ones of."""
+        cluster = Cluster(scenario, self._agenda, pods, self._lost, self._pods_changed)
+        return cluster, Stepper(scenario.replica, self._agenda, steps, self._first_token, self._part_done)
+
     def run(self, trace: Sequence[Arrival], progress: Progress | None = None) -> FleetResult:
         """Until every request of `trace` (in order of time) has ended."""
         self._requests = [Request(asked, self._classes[asked.service_class]) for asked in trace]
         self._open = len(trace)
         self._cluster.begin()
-        self._agenda.at(self._phase_s(ROUTER), self._scrape_router)
+        self._begin_scrapes()
         self._agenda.at(self._goal.interval_s, self._tick)
         arrivals = iter(self._requests)
         self._next_arrival(arrivals.__next__)
@@ -90,12 +99,17 @@ class Fleet:
     # What the parts tell each other
 
     def _first_token(self, request: Request) -> None:
+        is_first = request.first_token_s is None
         self._router.first_token(request)
+        if is_first:
+            self._latencies.first_token(request)
 
     def _part_done(self, pod: Pod, part: Part) -> None:
         if not part.is_prompt_only:
             self._keep_gaps(part)
         self._router.part_done(pod, part)
+        if not part.is_prompt_only:
+            self._latencies.answer(part.request)
         self._cluster.left(pod)
 
     def _lost(self, pod: Pod, part: Part) -> None:
@@ -118,6 +132,9 @@ class Fleet:
         self._open -= 1
 
     # Scrapes
+
+    def _begin_scrapes(self) -> None:
+        self._agenda.at(self._phase_s(ROUTER), self._scrape_router)
 
     def _phase_s(self, name: str) -> float:
         """Prometheus scrapes each target at an offset of its own within the interval, by a hash of its address."""
@@ -146,14 +163,18 @@ class Fleet:
         routers = self._router_target.since(oldest_s)
         if not routers:
             return nothing_known(self._goal, cluster.seen(), cluster.start_up_s, now_s, "no scrape yet")
-        engines = [s for pod in cluster.everyone() for s in pod.target.since(oldest_s)]
-        return observation(
-            self._goal, [*routers, *engines], cluster.seen(), cluster.start_up_s, now_s, gap_s, cluster.ready_since()
-        )
+        series = [*routers, *self._engine_series(oldest_s)]
+        return observation(self._goal, series, cluster.seen(), cluster.start_up_s, now_s, gap_s, self._ready_since())
+
+    def _engine_series(self, oldest_s: float) -> list[Series]:
+        return [s for pod in self._cluster.everyone() for s in pod.target.since(oldest_s)]
+
+    def _ready_since(self) -> ReadySince:
+        return self._cluster.ready_since()
 
     def _tick(self) -> None:
         before, seen = dict(self._cluster.desired), self.observe()
-        sizing = self._law.decide(View(now_s=self._agenda.now_s, observation=seen, in_flight=self._in_flight()))
+        sizing = self._law.decide(self._view(seen))
         self._last_plan = sizing.plan or self._last_plan
         self._remember(seen)
         if dict(sizing.sizes) != before:
@@ -165,6 +186,19 @@ class Fleet:
             )
             self._cluster.resize(sizing.sizes)
         self._agenda.after(self._goal.interval_s, self._tick)
+
+    def _view(self, seen: Observation) -> View:
+        return View(
+            now_s=self._agenda.now_s,
+            observation=seen,
+            in_flight=self._in_flight(),
+            latency=partial(self._latencies.worst, now_s=self._agenda.now_s),
+            kv_usage=self._kv_usage,
+        )
+
+    def _kv_usage(self, pool: Pool) -> float | None:
+        found = [pod.process.engine.kv_usage for pod in self._cluster.pods if pod.pool is pool and pod.process]
+        return sum(found) if found else None
 
     def _in_flight(self) -> dict[Pool, float | None]:
         """As scraped last: an engine's first three series are its requests waiting, in prefill and in decode."""

@@ -70,10 +70,18 @@ class Cluster:
     def _create(self, pool: Pool) -> Pod:
         self._count += 1
         name = f"{pool.value}-{self._count}"
-        target = engine_target(name, pool, self._scenario.goal.classes)
-        pod = Pod(name=name, pool=pool, created_s=self._agenda.now_s, target=target)
+        pod = self._new_pod(name, pool)
         self.pods.append(pod)
         return pod
+
+    def _new_pod(self, name: str, pool: Pool) -> Pod:
+        target = engine_target(name, pool, self._scenario.goal.classes)
+        return Pod(name=name, pool=pool, created_s=self._agenda.now_s, target=target)
+
+    def _new_process(self, pod: Pod) -> Process:
+        replica = self._scenario.replica
+        engine = engine_of(self._scenario.policy, replica.limits, replica.step_time)
+        return Process(engine, EngineCounters(self._scenario.goal.classes, replica, pod.live))
 
     def _schedule(self) -> None:
         """The oldest pending pod first, where its GPUs are free."""
@@ -98,12 +106,11 @@ class Cluster:
     def _ready(self, pod: Pod, start: int | None) -> None:
         if pod.state is PodState.GONE or (start is not None and start != pod.starts):
             return
-        now_s, replica = self._agenda.now_s, self._scenario.replica
+        now_s = self._agenda.now_s
         if start == 1 and now_s - pod.created_s <= MOST_START_UP_S:
             self._start_ups.append((pod.created_s, now_s - pod.created_s))
         pod.state, pod.ready_s = PodState.READY, now_s
-        engine = engine_of(self._scenario.policy, replica.limits, replica.step_time)
-        pod.process = Process(engine, EngineCounters(self._scenario.goal.classes, replica, pod.live))
+        pod.process = self._new_process(pod)
         every_s = self._scenario.mishaps.crash_every_s
         if every_s is not None:
             self._agenda.after(self._rng.expovariate(1.0 / every_s), partial(self._crash, pod, pod.starts))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llmservice_core.model import Pool
 from llmservice_core.routing import Endpoint
-from llmservice_sim.engine import Batch, Engine
+from llmservice_sim.engine import Batch
 from llmservice_sim.fleet_counters import EngineCounters, Target
 from llmservice_sim.fleet_requests import Part, Request
 
@@ -24,7 +24,8 @@ class PodState(StrEnum):
 class Process(NamedTuple):
     """What lives from one start of the container to its end."""
 
-    engine: Engine
+    engine: Any
+    """An Engine, or one of the fast ones."""
     counters: EngineCounters
 
 

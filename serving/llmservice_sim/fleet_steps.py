@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from llmservice_sim.engine import Batch
+from llmservice_sim.engine import Batch, Engine
 from llmservice_sim.fleet_agenda import Agenda
 from llmservice_sim.fleet_pods import Pod
 from llmservice_sim.fleet_requests import Part, Request
@@ -41,7 +41,8 @@ class Stepper:
     def _begin(self, pod: Pod) -> None:
         if pod.batch is not None or pod.process is None or not pod.process.engine.has_work:
             return
-        engine, now_s = pod.process.engine, self._agenda.now_s
+        engine: Engine = pod.process.engine
+        now_s = self._agenda.now_s
         batch = engine.schedule(now_s)
         if not batch.tokens:  # decodes were hidden behind prompts that are stuck; the next step hides none
             batch = engine.schedule(now_s)

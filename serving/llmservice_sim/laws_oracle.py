@@ -59,29 +59,47 @@ class Found:
 
 
 def find(
-    name: str, scenario: Scenario, trace: Sequence[Arrival], progress: Callable[[int], None] | None = None
+    name: str,
+    scenario: Scenario,
+    trace: Sequence[Arrival],
+    progress: Callable[[int], None] | None = None,
+    make: type[Fleet] = Fleet,
+    separate: bool = True,
 ) -> Found:
-    """The cheapest schedule of its kind that keeps every promise, as far as a search over LEVELS finds it."""
-    return _Search(name, scenario, trace, progress).best()
+    """The cheapest schedule of its kind that keeps every promise, as far as a search over LEVELS finds it.
+
+    `separate` False: one level for all pools, found in six runs; a dearer bound.
+    """
+    return _Search(name, scenario, trace, progress, make).best(separate)
 
 
 class _Search:
     def __init__(
-        self, name: str, scenario: Scenario, trace: Sequence[Arrival], progress: Callable[[int], None] | None
+        self,
+        name: str,
+        scenario: Scenario,
+        trace: Sequence[Arrival],
+        progress: Callable[[int], None] | None,
+        make: type[Fleet],
     ) -> None:
         self._name, self._scenario, self._trace, self._progress = name, scenario, trace, progress
+        self._make = make
         self._curves = curves(scenario, trace)
         self._known: dict[object, bool] = {}
         """Of schedules that were run, for neighbouring levels often give the same one."""
         self._runs = 0
 
-    def best(self) -> Found:
+    def best(self, separate: bool) -> Found:
         """First one level for all pools; then each pool's own as low as it may be, in the order that ends cheapest."""
         pools = list(self._curves)
         common = self._lowest(lambda level: dict.fromkeys(pools, level), len(LEVELS) - 1)
         start = dict.fromkeys(pools, LEVELS[common])
         keeps_all = self._keeps(start)
-        ends = [self._lowered(start, order, common) for order in permutations(pools)] if keeps_all else [start]
+        ends = (
+            [self._lowered(start, order, common) for order in permutations(pools)]
+            if keeps_all and separate
+            else [start]
+        )
         law = min((self._law(levels) for levels in ends), key=self._cost)
         return Found(law=law, scenario=self._start(law), keeps_all=keeps_all, runs=self._runs)
 
@@ -110,7 +128,7 @@ class _Search:
             self._runs += 1
             if self._progress is not None:
                 self._progress(self._runs)
-            self._known[key] = keeps_all(Fleet(self._start(law), law).run(self._trace), self._scenario)
+            self._known[key] = keeps_all(self._make(self._start(law), law).run(self._trace), self._scenario)
         return self._known[key]
 
     def _start(self, law: Schedule) -> Scenario:

@@ -261,7 +261,7 @@ class TestBacklog:
         assert "600000 prompt tokens wait" in got.pools[0].message
 
     def test_what_the_next_steps_take_is_no_backlog(self) -> None:
-        got, _ = decide(observation(rps=9.0, waiting_prompt_tokens=5000.0))
+        got, _ = decide(observation(rps=8.5, waiting_prompt_tokens=5000.0))
         assert got.replicas(Pool.PREFILL) == 1
 
     def test_residents_beyond_the_planned_width_count_as_work(self) -> None:
@@ -329,7 +329,7 @@ class TestFeedback:
     def test_token_gaps_are_the_decode_pool_s(self) -> None:
         tbt = Attainment(target_s=0.5, events=5000, good=4000)
         late = (traffic("interactive", 0.0), replace(traffic("batch", 5.0), tbt=tbt))
-        _, known = decide(observation(classes=late))
+        _, known = decide(observation(seen(Pool.PREFILL), seen(Pool.DECODE, 2), classes=late))
         assert set(known.margins) == {Pool.DECODE}
 
 

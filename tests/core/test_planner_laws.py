@@ -29,6 +29,7 @@ from llmservice_core.model import (
     Slo,
 )
 from llmservice_core.planner import plan
+from llmservice_core.planner_forecast import Errors
 from llmservice_core.planner_memory import Memory
 
 NOW = 1_800_000_000.0
@@ -143,7 +144,9 @@ def memories(draw: st.DrawFn) -> Memory | None:
     return Memory(
         started_s=NOW - draw(st.sampled_from([0.0, 100.0, 9000.0])),
         updated_s=NOW - draw(st.sampled_from([0.0, 15.0, 4000.0])),
-        margins={p: draw(st.floats(0.0, 1.0)) for p in Pool},
+        margins={p: draw(st.floats(-0.35, 4.0)) for p in Pool},
+        past={p: ((NOW - 150.0, draw(st.floats(0.0, 9.0))), (NOW - 15.0, draw(st.floats(0.0, 9.0)))) for p in Pool},
+        errors=dict.fromkeys(Pool, Errors(squares=draw(st.floats(0.0, 50.0)), count=draw(st.floats(0.0, 900.0)))),
         wants=draw(st.sampled_from([{}, wants])),
         unsettled_s=dict.fromkeys(Pool, NOW - draw(st.sampled_from([0.0, 100.0]))),
         learned={} if draw(one_in_ten) else dict.fromkeys(Pool, LEARNED),

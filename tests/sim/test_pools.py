@@ -35,12 +35,13 @@ def serve(policy: str, jobs: Sequence[Job]) -> Sequence[Job]:
 def decodes(strict: int, relaxed: int) -> list[Job]:
     """Their prompts' KV is there: each costs one token to begin, as behind a transfer."""
     rows = [(0.06, i) for i in range(strict)] + [(0.5, i) for i in range(relaxed)]
-    jobs = []
-    for i, (tbt_s, n) in enumerate(rows):
-        job = job_of(Arrival(time_s=i * 0.002, prompt_tokens=1500 + 5 * n, output_tokens=120, tbt_s=tbt_s))
-        job.computed, job.is_remote = job.prompt_tokens - 1, True
-        jobs.append(job)
-    return jobs
+    return [decode_at(i * 0.005, tbt_s=tbt_s, n=n) for i, (tbt_s, n) in enumerate(rows)]
+
+
+def decode_at(arrival_s: float, *, tbt_s: float, n: int) -> Job:
+    job = job_of(Arrival(time_s=arrival_s, prompt_tokens=1500 + 5 * n, output_tokens=120, tbt_s=tbt_s))
+    job.computed, job.is_remote = job.prompt_tokens - 1, True
+    return job
 
 
 def tbt_p99_s(jobs: Sequence[Job], tbt_s: float) -> float:
@@ -60,6 +61,18 @@ def test_a_decode_pool_holds_more_than_its_strictest_user_would_allow() -> None:
 def test_a_decode_pool_that_is_fast_enough_is_left_alone() -> None:
     stock, plus = serve("fcfs", decodes(10, 40)), serve("slai-plus", decodes(10, 40))
     assert [j.gaps_s for j in stock] == [j.gaps_s for j in plus]
+
+
+def test_a_full_decode_pool_still_takes_in_those_whose_kv_is_there() -> None:
+    """A step of all is too slow for the strict, so each is planned; a new request still gets its first token soon."""
+    rng, now_s, jobs = random.Random(3), 0.0, decodes(20, 160)
+    while now_s < 4.0:
+        now_s += rng.expovariate(20)
+        jobs.append(decode_at(1.0 + now_s, tbt_s=0.5, n=0))
+    serve("slai-plus", sorted(jobs, key=lambda job: job.arrival_s))
+    new = [job for job in jobs if job.arrival_s >= 1.0]
+    assert len(new) > 50
+    assert max(job.ttft_seen_s or 0.0 for job in new) < 0.3
 
 
 def prompts(seed: int = 4) -> list[Job]:
