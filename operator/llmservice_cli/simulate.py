@@ -44,6 +44,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument(
         "--fidelity", default="exact", help=f"{' or '.join(FIDELITIES)}: every step, or decodes in closed form (exact)"
     )
+    parser.add_argument(
+        "--router-queue", action="store_true", help="two steps of prompts in each engine, the rest waits in the router"
+    )
     parser.add_argument("--rate", type=float, help="mean requests/s that the trace is scaled to")
     parser.add_argument("--start", type=float, default=0.0, help="second of the trace to begin at")
     parser.add_argument("--seconds", type=float, help="length of the part that is used")
@@ -103,7 +106,7 @@ def _refuse_laws(names: list[str]) -> None:
 
 def _scenario(args: argparse.Namespace, simulated: Simulated) -> Scenario:
     goal = simulated.goal
-    return Scenario(
+    scenario = Scenario(
         goal=goal,
         replica=simulated.replica,
         policy=simulated.policy,
@@ -114,6 +117,7 @@ def _scenario(args: argparse.Namespace, simulated: Simulated) -> Scenario:
         seed=args.seed,
         max_context_tokens=simulated.service.spec.model.max_model_len,
     )
+    return scenario.with_router_queue() if args.router_queue else scenario
 
 
 def _initial(args: argparse.Namespace, simulated: Simulated) -> Mapping[Pool, int]:

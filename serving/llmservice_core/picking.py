@@ -56,6 +56,8 @@ class Room:
 
 
 UNBOUNDED = Room()
+STEPS_HELD = 2
+"""Steps of prompts that a router gives to an engine before the next prompt waits in the router."""
 Saved = Mapping[str, float]
 """Tokens of this prompt that the engine of that name need not compute."""
 

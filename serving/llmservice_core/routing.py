@@ -77,26 +77,6 @@ class NoRoute:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A request in the router's queue. Absolute times share one clock."""
-
-    arrived_s: float
-    ttft_s: float
-
-    @property
-    def deadline_s(self) -> float:
-        return self.arrived_s + self.ttft_s
-
-
-def queue_order(waiting: Waiting, now_s: float) -> tuple[bool, float, float]:
-    """Sort key: in time before late, then the strict class, then first come first served.
-
-    A prompt past its target cannot be saved; in front it would only make others late ("hopeless last").
-    """
-    return now_s > waiting.deadline_s, waiting.ttft_s, waiting.arrived_s
-
-
 def usable(endpoints: Iterable[Endpoint], pool: Pool, excluded: Collection[str] = ()) -> list[Endpoint]:
     """Filter. Sorted by name, so that one draw means one endpoint whatever the order of discovery."""
     own = [e for e in endpoints if e.pool is pool and e.name not in excluded]

@@ -75,6 +75,8 @@ class Pod:
             draining=self.state is PodState.DRAINING,
             work_tokens=self._work_tokens(),
             in_flight=len(self.prompts) + len(self.answers),
+            prompts=len(self.prompts),
+            prompt_tokens=self.prompt_tokens,
         )
 
     def _work_tokens(self) -> float:

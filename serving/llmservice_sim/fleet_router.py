@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any
 
 from llmservice_core import metric_names as names
-from llmservice_core.routing import Predictor, Route, Waiting, choose, decode_instead, queue_order
+from llmservice_core.line import Line, Waiter
+from llmservice_core.picking import UNBOUNDED
+from llmservice_core.routing import Predictor, Route, RouteReason, choose, decode_instead
 from llmservice_sim.fleet_agenda import Agenda
 from llmservice_sim.fleet_counters import RouterCounters
 from llmservice_sim.fleet_pods import Pod
@@ -39,7 +41,10 @@ class Router:
         self._start, self._ended, self._left = start, ended, left
         self.counters = RouterCounters(scenario.goal.classes)
         self._predictor = Predictor(output_tokens={})
-        self._queue: dict[Request, None] = {}
+        self._line = Line()
+        self._waiting: dict[Waiter, Request] = {}
+        self._patient: set[Waiter] = set()
+        """Those whose time without any engine is running."""
         self._prefill: dict[Request, Pod] = {}
         self._decode: dict[Request, Pod] = {}
         """Where requests are, or have a place reserved."""
@@ -53,25 +58,55 @@ class Router:
         request.predicted_output = self._predictor.output(name, None)
         self._prompt_waits(request, True)
         self._agenda.after(request.service_class.ttft.target_s, partial(self._judge, request, False))
-        self._send(request)
+        self._wait(request)
 
     def fleet_changed(self) -> None:
-        """Pods came or went: those that wait for an engine try again, in the core's order."""
-        if not self._queue:
-            return
-        now_s = self._agenda.now_s
-        waiting = [(Waiting(arrived_s=r.asked.time_s, ttft_s=r.service_class.ttft.target_s), r) for r in self._queue]
-        for _, request in sorted(waiting, key=lambda row: queue_order(row[0], now_s)):
-            self._send(request)
+        """Pods came or went."""
+        self._pump()
 
-    def _send(self, request: Request) -> None:
-        route = choose([p.endpoint() for p in self._pods], draw=self._rng.random())
-        if not isinstance(route, Route):
-            if request not in self._queue:
-                self._queue[request] = None
-                self._agenda.after(self._scenario.wait_for_engine_s, partial(self._give_up, request))
+    def _wait(self, request: Request) -> None:
+        """In the line, as production's: one that an engine failed does not wait a second time for room."""
+        waiter = Waiter(
+            service_class=request.service_class.name,
+            tenant=request.asked.tenant,
+            arrival_s=request.asked.time_s,
+            ttft_s=request.service_class.ttft.target_s,
+            prompt_tokens=request.asked.prompt_tokens,
+            is_charged=request.attempts > 0,
+        )
+        self._waiting[waiter] = request
+        self._line.add(waiter)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Sends on whose turn it is, while an engine has room."""
+        while (waiter := self._line.first(self._agenda.now_s)) is not None:
+            room = UNBOUNDED if waiter.is_charged else self._scenario.room
+            route = choose([p.endpoint() for p in self._pods], draw=self._rng.random(), room=room)
+            if not isinstance(route, Route):
+                if route.reason is not RouteReason.FULL:
+                    self._expect_an_engine()
+                return
+            self._line.take(waiter)
+            self._send(self._waiting.pop(waiter), route)
+
+    def _expect_an_engine(self) -> None:
+        """Nobody waits for one longer than the router's patience."""
+        for waiter in self._waiting.keys() - self._patient:
+            self._patient.add(waiter)
+            self._agenda.after(self._scenario.wait_for_engine_s, partial(self._give_up, waiter))
+
+    def _give_up(self, waiter: Waiter) -> None:
+        self._patient.discard(waiter)
+        if waiter not in self._waiting:
             return
-        self._queue.pop(request, None)
+        if any(p.endpoint().is_usable for p in self._pods):
+            self._pump()  # it waits for room now, or for the other pool
+        if waiter in self._waiting and not isinstance(choose([p.endpoint() for p in self._pods]), Route):
+            self._line.remove(waiter)
+            self._end(self._waiting.pop(waiter), Outcome.SHED)
+
+    def _send(self, request: Request, route: Route) -> None:
         request.attempts += 1
         by_name = {p.name: p for p in self._pods}
         decode = self._decode[request] = by_name[route.decode.name]
@@ -83,11 +118,6 @@ class Router:
             self._start(decode, Part(**job_fields(request.asked), request=request))
         else:
             self._start(prefill, Part(**job_fields(_prompt_of(request.asked)), request=request, is_prompt_only=True))
-
-    def _give_up(self, request: Request) -> None:
-        if request in self._queue:
-            del self._queue[request]
-            self._end(request, Outcome.SHED)
 
     def part_done(self, pod: Pod, part: Part) -> None:
         request = part.request
@@ -149,6 +179,7 @@ class Router:
         self.counters.add(name, names.PROMPT_TOKENS, request.asked.prompt_tokens)
         self._prompt_waits(request, False)
         self._leave(request, self._prefill)
+        self._pump()
 
     def lost(self, request: Request) -> None:
         """Its engine is gone. Another one may try while the client has seen nothing."""
@@ -160,7 +191,7 @@ class Router:
             self._end(request, Outcome.FAILED)
             return
         self._prompt_waits(request, True)
-        self._send(request)
+        self._wait(request)
 
     def _end(self, request: Request, outcome: Outcome) -> None:
         request.outcome, request.ended_s = outcome, self._agenda.now_s

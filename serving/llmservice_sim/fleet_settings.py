@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llmservice_core.model import Goal, Pool
+from llmservice_core.picking import STEPS_HELD, UNBOUNDED, Room
 from llmservice_core.steps import StepTime
 from llmservice_sim.engine import EngineLimits
 
@@ -84,8 +85,14 @@ class Scenario:
     """The router's patience with a fleet that has no engine, its default; then the request is shed."""
     finish_s: float = 120.0
     """What a leaving pod may use to end its streams, as the operator sets it; what is left then is cut."""
+    room: Room = UNBOUNDED
+    """Prompts that an engine holds before the next one waits in the router. Unbounded: the router keeps none back."""
     attempts: int = 3
     """Routes tried for a request whose client has seen nothing, the router's default."""
+
+    def with_router_queue(self) -> Scenario:
+        """As in production: two steps of prompts in each engine, the rest in the router's line."""
+        return replace(self, room=Room(tokens=STEPS_HELD * self.replica.limits.max_batched_tokens))
 
     @property
     def context_tokens(self) -> int:

@@ -14,10 +14,8 @@ from llmservice_core.routing import (
     Predictor,
     Route,
     RouteReason,
-    Waiting,
     choose,
     decode_instead,
-    queue_order,
 )
 
 LAW = settings(deadline=None)
@@ -107,13 +105,6 @@ def test_equals_share_by_draw() -> None:
 def test_random_ignores_work() -> None:
     fleet = [engine("m1", 1e6), engine("m2", 0)]
     assert {names(choose(fleet, policy=Policy.RANDOM, draw=d)) for d in (0.1, 0.9)} == {"- m1", "- m2"}
-
-
-def test_queue_puts_strict_first_and_late_last() -> None:
-    late, strict = Waiting(arrived_s=0.0, ttft_s=0.5), Waiting(arrived_s=9.8, ttft_s=0.5)
-    batch_old, batch_new = Waiting(arrived_s=1.0, ttft_s=30.0), Waiting(arrived_s=9.0, ttft_s=30.0)
-    line = sorted([batch_new, late, batch_old, strict], key=lambda w: queue_order(w, 10.0))
-    assert line == [strict, batch_old, batch_new, late]
 
 
 fleets = st.lists(

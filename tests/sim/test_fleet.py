@@ -18,7 +18,7 @@ from llmservice_sim.jobs import Arrival
 from llmservice_sim.laws import Hpa, Rad
 from llmservice_sim.report_data import as_data
 from llmservice_sim.run import run as run_one
-from tests.sim.fleets import SPLIT, STRICT, fixed, goal, poisson, run, scenario, step_s
+from tests.sim.fleets import LOOSE, SPLIT, STRICT, fixed, goal, poisson, run, scenario, step_s
 
 MIXED = (Pool.MIXED,)
 POLICIES = ["fcfs", "slai", "slai-plus", "edf"]
@@ -187,3 +187,18 @@ def test_one_mixed_replica_is_the_single_engine_of_the_other_tests(policy: str) 
     assert [r.ttft_s for r in fleet.requests] == pytest.approx([j.ttft_seen_s for j in alone.jobs])
     assert fleet.steps == alone.steps
     assert sum(map(sum, fleet.gaps_s.values())) == pytest.approx(sum(sum(j.gaps_s) for j in alone.jobs))
+
+
+def test_with_the_routers_queue_engines_hold_two_steps_and_every_request_still_ends_whole() -> None:
+    settings = scenario(goal()).with_router_queue()
+    trace, sizes = poisson(25, 20, 5), fixed({Pool.PREFILL: 1, Pool.DECODE: 2})
+    result = run(settings, trace, sizes)
+    assert whole(result) == []
+    assert settings.room.tokens == 2 * settings.replica.limits.max_batched_tokens
+    waits = {name: p95_s(result, name) for name in (STRICT.name, LOOSE.name)}
+    assert waits[STRICT.name] < 0.5 * waits[LOOSE.name], "the strict class goes first in the line"
+
+
+def p95_s(result: FleetResult, name: str) -> float:
+    waits = sorted(r.ttft_s for r in result.requests if r.service_class.name == name and r.ttft_s is not None)
+    return waits[int(0.95 * len(waits))]

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from llmservice_core.affinity import PrefixMemory, of_session
 from llmservice_core.line import Amount, Line, Services, Waiter
 from llmservice_core.model import Pool
-from llmservice_core.picking import UNBOUNDED, Policy, Room, Saved
+from llmservice_core.picking import STEPS_HELD, UNBOUNDED, Policy, Room, Saved
 from llmservice_core.prompt_pace import Expected, Lag, expect
 from llmservice_core.routing import NoRoute, Route, RouteReason
 from llmservice_serving.router.errors import Refusal, Shed, late, queue_full
 from llmservice_serving.router.fleet import Fleet
 from llmservice_serving.router.grants import Grant
 
-STEPS_HELD = 2
 STEP_TOKENS = 2048
 """vLLM's own default of a step for servers, where neither the resource nor a setting says another."""
 MOST_COUNTED = 256
