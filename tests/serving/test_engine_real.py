@@ -64,7 +64,7 @@ def site() -> Iterator[Site]:
         local.Options(port=next(port), metrics_port=next(port), max_batched_tokens=64,
                       pace=f"{PACE_MODEL},scale={SCALE}"),
         local.Options(port=next(port), metrics_port=next(port), policy="slai-plus", max_batched_tokens=768,
-                      env={contract.ENV_TRACE: str(TRACE)}),
+                      env={contract.ENV_TRACE: str(TRACE)}, args=("--no-enable-prefix-caching",)),
     )  # fmt: skip
     TRACE.unlink(missing_ok=True)
     with local.engines(*options) as started:
@@ -222,7 +222,7 @@ def test_a_live_engine_says_what_it_does_and_why(site: Site) -> None:
             said = explain(site.prefill)
         assert [len(token_ids(a.result())) for a in answers] == [400] * 20
     places = {request["place"] for request in said["requests"]}
-    assert said["policy"] == "slai"
+    assert said["policy"] == "slai-plus"
     assert places <= {"queued", "prefill", "paused", "runs", "waits", "if budget is left"}
     assert len(said["requests"]) == 20
     assert all(request["tbt_s"] == 0.5 and request["class"] == "batch" for request in said["requests"])
