@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmservice_core.latency import Work
+from llmservice_core.latency import Work, batch_work
 from llmservice_core.policy_slai import Slai
 from llmservice_serving.engine_numbers import Limits, Live
 
@@ -40,24 +40,5 @@ def live_of(scheduler: Any, hidden: int, unpulled: Mapping[str, int]) -> Live:
 
 
 def step_work(requests: Mapping[str, Any], scheduled: Mapping[str, int], most_decode_tokens: int) -> Work:
-    """latency.batch_work over what was scheduled, before the requests' counters move. Once per request and step, so the
-    loop is here and has no call in it."""
-    new = attention = context = chunks = decodes = kv = 0
-    for request_id, q in scheduled.items():
-        c = requests[request_id].num_computed_tokens
-        if q <= most_decode_tokens and c:
-            decodes += q
-            kv += c + q
-        else:
-            new += q
-            attention += q * (c + q / 2)
-            context += c + q
-            chunks += 1
-    return Work(
-        new_tokens=new,
-        attention_tokens2=attention,
-        context_tokens=context,
-        chunks=chunks,
-        decodes=decodes,
-        decode_kv_tokens=kv,
-    )
+    """What was scheduled, before the requests' counters move."""
+    return batch_work([(q, requests[i].num_computed_tokens) for i, q in scheduled.items()], most_decode_tokens)
