@@ -21,7 +21,7 @@ RUNS = [f"{policy},{blocks},{rate}" for policy in POLICIES for blocks, rate in (
 @pytest.fixture(scope="module")
 def compared() -> dict[str, dict[str, Any]]:
     require_engine_environment()
-    return dict(zip(RUNS, run_inside(SCRIPT, *RUNS), strict=True))
+    return dict(zip(RUNS, run_inside(SCRIPT, *RUNS, timeout_s=280), strict=True))
 
 
 @pytest.mark.parametrize("run", RUNS)
