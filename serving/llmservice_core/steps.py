@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from llmservice_core.backlog import Backlog
 from llmservice_core.latency import Work
@@ -67,9 +67,6 @@ class Task:
     def was_running(self) -> bool:
         """Pre-empted after its first token: its KV is lost, and its client watches a stream."""
         return self.produced > 0 and not self.is_started
-
-
-T = TypeVar("T", bound=Task)
 
 
 class Mode(StrEnum):
