@@ -10,10 +10,29 @@ import math
 from collections.abc import Sequence
 
 from llmservice_core.latency import Work
-from llmservice_core.steps import StepTime, Task
+from llmservice_core.steps import Policy, StepTime, Task
 
 AIM = 0.85
 TILE = 128
+
+
+def step_budget(
+    policy: Policy,
+    decodes: Sequence[Task],
+    started: Sequence[Task],
+    *,
+    fixed: int | None,
+    step_s: StepTime | None,
+    most: int,
+    tile: int,
+) -> int:
+    """Tokens of the next step: `fixed` where somebody set it; all that the engine has where the policy plans the width
+    itself or step times are not known yet; else `auto_budget`."""
+    if fixed is not None:
+        return min(most, fixed)
+    if policy.plans_width or step_s is None:
+        return most
+    return auto_budget(decodes, step_s, most, started=started[0] if started else None, tile=tile)
 
 
 def auto_budget(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llmservice_core.steps import Policy, StepPlan, Task, View
-from llmservice_core.token_budget import auto_budget
+from llmservice_core.token_budget import step_budget
 from llmservice_serving.engine_seats import Seat, Seats
 from llmservice_serving.engine_settings import SchedulerSettings
 from llmservice_serving.engine_step_times import StepTimes
@@ -85,13 +85,15 @@ class Driver:
         )
 
     def _budget(self, decodes: Sequence[Task], started: Sequence[Task]) -> int:
-        step_s = self.times.believed
-        if self._settings.token_budget is not None:
-            return min(self.budget, self._settings.token_budget)
-        if self.policy.plans_width or step_s is None:
-            return self.budget
-        first = started[0] if started else None
-        return auto_budget(decodes, step_s, self.budget, started=first, tile=self._tile_tokens)
+        return step_budget(
+            self.policy,
+            decodes,
+            started,
+            fixed=self._settings.token_budget,
+            step_s=self.times.believed,
+            most=self.budget,
+            tile=self._tile_tokens,
+        )
 
     def _apply(self, scheduler: Any, plan: StepPlan) -> None:
         serve, later, waits = _requests(plan.serve), _requests(plan.later), _requests(plan.waits)

@@ -20,11 +20,10 @@ KEY = "llmservice"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSettings:
-    """`token_budget` None: as many tokens as the engine allows (max_num_batched_tokens) in every step."""
+    """`token_budget` None: auto."""
 
     policy: str = DEFAULT
     token_budget: int | None = None
-    is_budget_auto: bool = True
     own: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, scale: int = 1) -> Policy | None:
@@ -41,7 +40,7 @@ def read(environment: Mapping[str, str], additional_config: Any = None) -> Sched
         raise ValueError(f"{where}: policy must be a name, not {policy!r}")
     budget = given.pop("token_budget", None) or environment.get(contract.ENV_TOKEN_BUDGET) or "auto"
     tokens = _tokens(budget)
-    found = SchedulerSettings(policy=policy, token_budget=tokens, is_budget_auto=budget == "auto", own=given)
+    found = SchedulerSettings(policy=policy, token_budget=tokens, own=given)
     try:
         found.make()
     except ValueError as e:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from llmservice_core.latency import Work, batch_work
 from llmservice_core.steps import Policy, StepPlan, StepTime, Task, View, backlog_of
-from llmservice_core.token_budget import auto_budget
+from llmservice_core.token_budget import step_budget
 from llmservice_sim.jobs import Job
 
 Auto = Literal["auto"]
@@ -132,13 +132,17 @@ class Engine:
         return bool(decodes) and self.policy.wants_pure_decode(self._last_s, tightest_s)
 
     def _budget(self, decodes: Sequence[Task], started: Sequence[Task]) -> int:
-        most = self.limits.max_batched_tokens
         assert self.policy is not None
-        if self.token_budget == "auto" and self.step_time is not None and not self.policy.plans_width:
-            return auto_budget(
-                decodes, self.step_time, most, started=started[0] if started else None, tile=self.tile_tokens
-            )
-        return self.token_budget if isinstance(self.token_budget, int) else most
+        most, wanted = self.limits.max_batched_tokens, self.token_budget
+        return step_budget(
+            self.policy,
+            decodes,
+            started,
+            fixed=None if wanted == "auto" else wanted or most,
+            step_s=self.step_time,
+            most=most,
+            tile=self.tile_tokens,
+        )
 
     # Doing it
 
