@@ -133,16 +133,10 @@ class Engine:
 
     def _budget(self, decodes: Sequence[Task], started: Sequence[Task]) -> int:
         assert self.policy is not None
-        most, wanted = self.limits.max_batched_tokens, self.token_budget
-        return step_budget(
-            self.policy,
-            decodes,
-            started,
-            fixed=None if wanted == "auto" else wanted or most,
-            step_s=self.step_time,
-            most=most,
-            tile=self.tile_tokens,
-        )
+        most, wanted, step_s = self.limits.max_batched_tokens, self.token_budget, self.step_time
+        fixed = None if wanted == "auto" else wanted or most
+        tile = self.tile_tokens
+        return step_budget(self.policy, decodes, started, fixed=fixed, step_s=step_s, most=most, tile=tile)
 
     # Doing it
 
