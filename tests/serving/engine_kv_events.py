@@ -26,6 +26,7 @@ from vllm.v1.core.kv_cache_utils import (
 from vllm.v1.request import Request
 
 BLOCKS = 150
+EVENTS = KVEventsConfig(enable_kv_cache_events=True, publisher="null")
 
 
 class Listener:
@@ -59,7 +60,7 @@ def request(number: int) -> Request:
 
 def run(which: str, policy: str) -> dict[str, Any]:
     os.environ["LLMSERVICE_POLICY"] = policy
-    s = drive.scheduler(which, is_async=False, blocks=BLOCKS, events=KVEventsConfig(enable_kv_cache_events=True))
+    s = drive.scheduler(which, is_async=False, blocks=BLOCKS, events=EVENTS)
     listener = Listener()
     s.kv_event_publisher.publish = listener.publish
     requests = {r.request_id: r for r in map(request, range(40))}
