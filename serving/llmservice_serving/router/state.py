@@ -14,7 +14,7 @@ from llmservice_serving.router.fleet import Fleet
 from llmservice_serving.router.metrics import Metrics
 from llmservice_serving.router.rules import Ask
 from llmservice_serving.router.service_config import ServiceConfig
-from llmservice_serving.router.settings import Settings
+from llmservice_serving.router.settings import ON_OFF, Settings
 from llmservice_serving.router.waiting_room import STEP_TOKENS, WaitingRoom
 
 
@@ -46,6 +46,13 @@ class Shared:
             self.fleet.policy = Policy(self.settings.policy or config.routing)
             self.room.step_tokens = self.settings.step_tokens or config.step_tokens or STEP_TOKENS
             self.metrics.start_classes(config.classes)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether streams go on elsewhere when their engine dies."""
+        if self.settings.resume:
+            return self.settings.resume == ON_OFF[0]
+        return self.config is not None and self.config.resumes
 
     def configured(self) -> ServiceConfig:
         if self.is_closed:
