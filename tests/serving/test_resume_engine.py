@@ -1,14 +1,16 @@
 """Streams whose real vLLM engine is killed go on in another one, with the tokens of an undisturbed run; fp32, greedy.
 
-Two prefill and two decode engines with the tiny model, paced, so that there is time to kill. Its weights are random, so
-its answers are full of characters in pieces: the places where a text cannot be cut. The undisturbed run is one engine
-alone. Killed are both parts of an engine, as a pod's end does it; the order of the tests is the order of the deaths.
+Two prefill and three decode engines with the tiny model, paced, so that there is time to kill. Its weights are random,
+so its answers are full of characters in pieces: the places where a text cannot be cut. The undisturbed run is one
+engine alone. Killed are both parts of an engine, as a pod's end does it; the order of the tests is that of the deaths.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ USAGE = {"stream_options": {"include_usage": True}}
 
 @pytest.fixture(scope="module")
 def engines() -> Iterator[dict[str, list[local.Engine]]]:
-    roles = ("prefill", "prefill", "decode", "decode")
+    roles = ("prefill", "prefill", "decode", "decode", "decode")
     ports = iter(local.free_ports(3 * len(roles)))
     wanted = [
         local.Options(role=r, port=next(ports), metrics_port=next(ports), nixl_port=next(ports), pace=PACE)
@@ -144,31 +146,55 @@ def alone(engines: dict[str, list[local.Engine]]) -> str:
     return next(e.url for e in engines["prefill"] if e.process.poll() is None)
 
 
+def alive(engines: dict[str, list[local.Engine]], role: str) -> list[local.Engine]:
+    return [e for e in engines[role] if e.process.poll() is None]
+
+
 async def test_a_prefill_engine_killed_before_the_pull_costs_time_and_no_token(
     engines: dict[str, list[local.Engine]], tmp_path: Path
 ) -> None:
-    """The decode engines stand still until the prompt's engine is dead: its blocks can never be pulled."""
+    """The decode engines stand still until the prompt's engine is dead: its blocks can never be pulled, and the engine
+    that wanted them computes the prompt itself (`kv_load_failure_policy: recompute`)."""
     path, body = COMPLETIONS, completion(300, return_token_ids=True)
+    computed = {"name": "vllm:prompt_tokens_by_source_total", "source": "local_compute"}
     async with routed(engines, tmp_path) as r:
-        undisturbed = await stream(r.client, alone(engines), path, body)
-        cores = [local.core_pid(e) for e in engines["decode"]]
-        with local.stopped(cores[0]), local.stopped(cores[1]):
+        other = await stream(r.client, engines["prefill"][1].url, path, body)
+        before = sum(engine_metric(e, **computed) for e in engines["decode"])
+        prompts = {e.url: engine_metric(e, "vllm:prompt_tokens_total") for e in engines["prefill"]}
+        with ExitStack() as standing:
+            for e in engines["decode"]:
+                standing.enter_context(local.stopped(local.core_pid(e)))
             asking = asyncio.create_task(stream(r.client, r.url, path, body))
-            await until(lambda: any(e.in_flight and e.pool == "decode" for e in r.shared.fleet.snapshot()), 10)
-            await until(lambda: not any(e.in_flight and e.pool == "prefill" for e in r.shared.fleet.snapshot()), 10)
-            done = [e for e in engines["prefill"] if engine_metric(e, "vllm:request_success_total")]
-            kill(next(e for e in done if e.url != alone(engines)) if len(done) > 1 else done[0])
-            await asyncio.sleep(0.5)
+            await until(lambda: r.shared.running, 10)
+            await until(lambda: not any(e.in_flight and e.pool == "prefill" for e in r.shared.fleet.snapshot()), 30)
+            await asyncio.sleep(0.3)
+            kill(next(e for e in engines["prefill"] if engine_metric(e, "vllm:prompt_tokens_total") > prompts[e.url]))
         seen = await asking
-        assert seen.told == undisturbed.told
+        assert seen.told == other.told
         assert await r.metric(names.REQUESTS, outcome="ok") == 1
+        assert await r.metric(names.RETRIES) == 0
+    assert sum(engine_metric(e, **computed) for e in engines["decode"]) - before >= 300
 
 
 async def test_a_decode_engine_killed_in_the_middle_of_streams_changes_no_token(
     engines: dict[str, list[local.Engine]], tmp_path: Path
 ) -> None:
+    await one_decode_engine_ends(engines, tmp_path, kill)
+
+
+async def test_a_decode_engine_told_to_stop_at_once_changes_no_token(
+    engines: dict[str, list[local.Engine]], tmp_path: Path
+) -> None:
+    """SIGTERM without a time to finish, as vLLM has it by default: it ends what it has as aborted."""
+    await one_decode_engine_ends(engines, tmp_path, lambda e: os.kill(e.pid, signal.SIGTERM))
+
+
+async def one_decode_engine_ends(
+    engines: dict[str, list[local.Engine]], folder: Path, end: Callable[[local.Engine], None]
+) -> None:
+    """In the middle of eight streams, two or more of them its own."""
     wanted = requests()
-    async with routed(engines, tmp_path) as r:
+    async with routed(engines, folder) as r:
         undisturbed = [await stream(r.client, alone(engines), path, body) for path, body in wanted]
         running = [Seen() for _ in wanted]
         asking = [
@@ -177,14 +203,15 @@ async def test_a_decode_engine_killed_in_the_middle_of_streams_changes_no_token(
         ]
         await until(lambda: all(s.chunks >= 20 for s in running), 60)
         held = {e.url: e.in_flight for e in r.shared.fleet.snapshot() if e.pool == "decode"}
-        dead = engines["decode"][0]
-        kill(dead)
+        dead = alive(engines, "decode")[0]
+        end(dead)
         routed_ones = await asyncio.gather(*asking)
         for one, seen in zip(undisturbed, routed_ones, strict=True):
             assert seen.told == one.told
             assert len(seen.answer_ids) == 1
         assert len({s.text for s in routed_ones}) == len(wanted), "answers that are all alike would prove nothing"
-        assert min(held.values()) > 1, f"streams on both engines: {held}"
+        assert min(held.values()) > 1, f"streams on all engines: {held}"
         assert await r.metric(names.RESUMES, outcome="resumed") == held[dead.url]
         assert await r.metric(names.REQUESTS, outcome="ok") == len(wanted)
         assert await r.metric(names.OUTPUT_TOKENS) == TOKENS * len(wanted)
+    dead.process.wait(30)

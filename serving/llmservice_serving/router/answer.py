@@ -5,6 +5,7 @@ next stream goes on where this one stopped: no second id, role or usage, nothing
 """
 
 import json
+import re
 from array import array
 
 from llmservice_serving.router.errors import ENGINE_FIELDS, JSON
@@ -14,6 +15,14 @@ from llmservice_serving.router.sse import ABORTED, DATA, DONE, StreamError
 
 IDS, PROMPT_IDS = "token_ids", "prompt_token_ids"
 PARSED_FIELDS = ("reasoning", "reasoning_content", "tool_calls")
+
+
+PLAIN = re.compile(
+    rb'data: \{[^\[{]*"choices":\[\{"index":0,(?:"text":|"delta":\{"content":)"([^"\\]+)"\}?,"logprobs":null'
+    rb',"finish_reason":null(?:,"stop_reason":null)?(?:,"prompt_token_ids":null)?,"token_ids":\[(\d+)\]\}\]\}'
+)
+"""Nearly every event: one token, its text without escapes, and nothing else. Any other is read as JSON, which takes ten
+times as long. No text can look like it, for a quotation mark in a text has a backslash before it."""
 
 
 class Answer:
@@ -43,6 +52,8 @@ class Answer:
         if event == DONE:
             self.is_done = True
             return event
+        if self._continues is None and not self._shows_ids and (plain := PLAIN.fullmatch(event)):
+            return self._read_plain(event, plain)
         data: JSON = json.loads(event[len(DATA) :])
         if data.get("error"):
             raise StreamError(json.dumps(data["error"]))
@@ -54,6 +65,16 @@ class Answer:
         if not is_shown or not (choices or "usage" in data):
             return None
         return DATA + dumps(self._as_first(data))
+
+    def _read_plain(self, event: bytes, plain: re.Match[bytes]) -> bytes:
+        sent = self.sent
+        sent.tokens.append(int(plain[2]))
+        sent.chars += len(plain[1].decode())
+        self.tokens += 1
+        self._at = (len(sent.tokens), sent.chars)
+        sent.mark(self._at[0], sent.chars + sent.held)
+        begin, end = plain.span(2)
+        return event[: begin - 1] + b"null" + event[end + 1 :]
 
     def closing(self) -> list[bytes]:
         """What is left to say when the engine died after the last token and before the end of the stream."""

@@ -138,16 +138,14 @@ class Sent:
     finish: str | None = None
 
     def mark(self, tokens: int, chars: int) -> None:
-        """Marks too far back are dropped: the first that is left is where to cut."""
-        if tokens > self.marks[-1][0]:
-            self.marks.append((tokens, chars))
-
-    def cut(self) -> tuple[int, int]:
-        """All text so far is what was shown and what is held back, if anything was shown."""
+        """Marks too far back are dropped: the first that is left is where to cut. All text so far is what was shown and
+        what is held back, if anything was shown."""
+        if tokens <= self.marks[-1][0]:
+            return
+        self.marks.append((tokens, chars))
         text = self.chars + self.held if self.chars else 0
         while len(self.marks) > 1 and self.marks[1][1] + self.overlap <= text:
             self.marks.popleft()
-        return self.marks[0]
 
 
 def sent_for(ask: Ask) -> Sent:
@@ -178,7 +176,7 @@ def go_on(ask: Ask, sent: Sent) -> Continuation | str:
         return NO_IDS
     if sent.is_parsed:
         return PARSED
-    tokens, chars = sent.cut()
+    tokens, chars = sent.marks[0]
     if tokens < len(sent.tokens) and not is_greedy(ask.body):
         return IN_A_CHUNK
     return Continuation(prompt=(*sent.prompt, *sent.tokens[:tokens]), tokens=tokens, chars=chars)
