@@ -126,7 +126,7 @@ class Answer:
             if not (ids := holder.get(PROMPT_IDS)):
                 continue
             if self._continues is None:
-                self.sent.prompt = array("l", ids)
+                self.sent.prompt = array("i", ids)
             elif tuple(ids) != self._continues.prompt:
                 raise DivergedError("the second engine did not take the tokens so far as its prompt")
             if self._continues is not None or not self._shows_ids:

@@ -66,9 +66,10 @@ NEUTRAL: Final[Mapping[str, object]] = MappingProxyType(
 
 Penalties of presence and frequency count the answer's tokens and not the prompt's; a repetition penalty counts both."""
 
-SEED, MEDIA, PROMPTS, OTHER, LIMIT = "seed", "media", "a list of prompts", "other field", "limit"
+SEED, STOP, MEDIA, PROMPTS = "seed", "stop", "media", "a list of prompts"
+OTHER, LIMIT = "other field", "limit"
 NO_IDS, PARSED, IN_A_CHUNK, OFF, DIVERGED = "no token ids", "parsed", "within a chunk", "off", "diverged"
-WHY_NOT: Final = (*NEUTRAL, SEED, MEDIA, PROMPTS, OTHER, LIMIT, NO_IDS, PARSED, IN_A_CHUNK, OFF, DIVERGED)
+WHY_NOT: Final = (*NEUTRAL, SEED, STOP, MEDIA, PROMPTS, OTHER, LIMIT, NO_IDS, PARSED, IN_A_CHUNK, OFF, DIVERGED)
 """All reasons, for metrics: a client cannot make one up."""
 RESUMED, NO_ENGINE = "resumed", "no engine"
 
@@ -83,10 +84,17 @@ def why_not(ask: Ask) -> str | None:
         return MEDIA
     if ask.one_step is not None:
         return PROMPTS
-    if body.get("seed") is not None and not is_greedy(body):
-        return SEED
     are_counts = all(_is_count(body.get(name)) for name in ("max_tokens", "max_completion_tokens", "min_tokens"))
-    return None if are_counts and _stops(body) is not None else LIMIT
+    if not are_counts or _stops(body) is None:
+        return LIMIT
+    return None if is_greedy(body) else _why_not_sampled(body)
+
+
+def _why_not_sampled(body: JSON) -> str | None:
+    """A part of a stop string may be out, and the tokens in front of it may not be drawn again."""
+    if body.get("seed") is not None:
+        return SEED
+    return STOP if _longest(body) > 1 else None
 
 
 def _is_neutral(name: str, value: object) -> bool:
@@ -116,6 +124,10 @@ class DivergedError(StreamError):
     """The second engine computes other tokens than the client already has."""
 
 
+def _longest(body: JSON) -> int:
+    return max((len(s) for s in _stops(body) or ()), default=0)
+
+
 @dataclass(slots=True, kw_only=True)
 class Sent:
     """What the client has of one answer.
@@ -130,7 +142,7 @@ class Sent:
     """Characters that an engine holds back because a stop string may begin there."""
     prompt: "array[int] | None" = None
     """As the engine read it; None until it has said so."""
-    tokens: "array[int]" = field(default_factory=lambda: array("l"))
+    tokens: "array[int]" = field(default_factory=lambda: array("i"))
     chars: int = 0
     marks: deque[tuple[int, int]] = field(default_factory=lambda: deque([(0, 0)]))
     is_parsed: bool = False
@@ -150,8 +162,7 @@ class Sent:
 
 def sent_for(ask: Ask) -> Sent:
     """Before the first token of a request that `why_not` lets go on."""
-    longest = max((len(s) for s in _stops(ask.body) or ()), default=1)
-    overlap = max(0, longest - 1)
+    overlap = max(0, _longest(ask.body) - 1)
     return Sent(overlap=overlap, held=0 if ask.body.get("include_stop_str_in_output") else overlap)
 
 
