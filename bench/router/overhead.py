@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,27 +90,26 @@ def rss_mib(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    url: str
+    metrics_url: str
+    pid: int
+
+
 @contextmanager
-def router(engine_url: str, resume: str) -> Iterator[tuple[str, int]]:
-    """The router as a process of its own; yields its URL and pid."""
+def router(*flags: str) -> Iterator[Router]:
+    """The router as a process of its own, with these further flags."""
     port, metrics_port = local.free_ports(2)
     with TemporaryDirectory() as folder:
         manifest = Path(folder) / "service.yaml"
         manifest.write_text(json.dumps(MANIFEST))
-        flags = ["--config", str(manifest), "--mixed", engine_url, "--host", "127.0.0.1"]
-        flags += [
-            "--port",
-            str(port),
-            "--metrics-port",
-            str(metrics_port),
-            "--drain-delay-s",
-            "0.1",
-            "--resume",
-            resume,
-        ]
-        process = subprocess.Popen([sys.executable, "-m", "llmservice_serving.router", *flags])
+        line = ["--config", str(manifest), "--host", "127.0.0.1", "--port", str(port), "--drain-delay-s", "0.1", *flags]
+        line += ["--metrics-port", str(metrics_port)]
+        process = subprocess.Popen([sys.executable, "-m", "llmservice_serving.router", *line])
+        urls = [f"http://127.0.0.1:{p}" for p in (port, metrics_port)]
         try:
-            yield f"http://127.0.0.1:{port}", process.pid
+            yield Router(url=urls[0], metrics_url=f"{urls[1]}/metrics", pid=process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -195,8 +194,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--json", type=Path, help="also write the result here")
     args = parser.parse_args()
-    with local.engine(role="mixed") as engine, router(engine.url, "off") as off, router(engine.url, "on") as on:
-        sides = [Side(url=engine.url), *(Side(url=url, pid=pid) for url, pid in (off, on))]
+    with ExitStack() as stack:
+        engine = stack.enter_context(local.engine(role="mixed"))
+        routers = [stack.enter_context(router("--mixed", engine.url, "--resume", mode)) for mode in MODES]
+        sides = [Side(url=engine.url), *(Side(url=r.url, pid=r.pid) for r in routers)]
         for side in sides[1:]:
             asyncio.run(wait_ready(side.url))
         asyncio.run(measure(engine, sides, args.requests, args.tokens))

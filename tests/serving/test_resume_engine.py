@@ -21,6 +21,7 @@ import yaml
 
 from e2e.engine import local
 from llmservice_core import metric_names as names
+from llmservice_serving.router.answer import PLAIN
 from llmservice_serving.router.settings import Settings
 from tests.serving.router_engines import ask, engine_metric, kill
 from tests.serving.router_fakes import MANIFEST, Router, started, until
@@ -148,6 +149,19 @@ def alone(engines: dict[str, list[local.Engine]]) -> str:
 
 def alive(engines: dict[str, list[local.Engine]], role: str) -> list[local.Engine]:
     return [e for e in engines[role] if e.process.poll() is None]
+
+
+@pytest.mark.parametrize("number", [0, 4], ids=["completion", "chat"])
+async def test_nearly_all_events_of_an_engine_have_the_plain_shape(
+    engines: dict[str, list[local.Engine]], number: int
+) -> None:
+    """Those that the router need not read as JSON. All but the first, the last, the usage and the end."""
+    path, body = requests()[number]
+    url = alone(engines) + path
+    async with aiohttp.ClientSession() as client, client.post(url, json={**body, "stream": True}) as reply:
+        sent = [e for e in (await reply.read()).split(b"\n\n") if e]
+    assert len(sent) > TOKENS
+    assert sum(PLAIN.fullmatch(e) is not None for e in sent) >= TOKENS - 2
 
 
 async def test_a_prefill_engine_killed_before_the_pull_costs_time_and_no_token(
