@@ -70,6 +70,16 @@ async def test_the_prefill_of_the_rest_has_the_tokens_so_far(tmp_path: Path) -> 
     assert "min_tokens" not in rest
 
 
+async def test_a_stream_that_goes_on_is_not_late_by_the_time_that_its_tokens_took(tmp_path: Path) -> None:
+    """Engines put late prompts last, and this one's next token is due now."""
+    dying, good = TokenEngine("die", mode="die", die_after=10, gap_s=0.1), TokenEngine("good")
+    async with router(tmp_path, mixed=[dying, good]) as r:
+        while not dying.bodies:
+            good.bodies.clear()
+            await told(r, BODY)
+    assert good.body["vllm_xargs"]["age_s"] < 0.5
+
+
 async def test_a_stream_survives_one_engine_after_another(tmp_path: Path) -> None:
     dying = [TokenEngine(f"d{i}", mode="die", die_after=5) for i in range(3)]
     async with router(tmp_path, mixed=[*dying, TokenEngine("good")]) as r:

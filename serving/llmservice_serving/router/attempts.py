@@ -20,14 +20,14 @@ class Attempts:
     retries: int = 0
     resumes: int = 0
     _taken: int = 0
-    _still_s: float | None = None
+    still_s: float | None = None
     """Since when the stream has stood still."""
 
     def failed(self, *, had_request: bool, has_begun: bool, came_further: bool, now_s: float) -> bool:
         """An engine failed. Whether another may try."""
         self.retries += 1
         if came_further:
-            self._taken, self._still_s = 0, now_s
+            self._taken, self.still_s = 0, now_s
             self.resumes += 1
         else:
             self._taken += had_request
@@ -35,4 +35,4 @@ class Attempts:
             return False
         if not has_begun:
             return self.retries < self.most
-        return self.resumes <= MAX_RESUMES and now_s < (self._still_s or now_s) + self.patience_s
+        return self.resumes <= MAX_RESUMES and now_s < (self.still_s or now_s) + self.patience_s

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 
 from aiohttp import web
 
-from llmservice_core.line import Waiter
 from llmservice_core.picking import Policy
 from llmservice_core.prompt_pace import Expected
 from llmservice_core.routing import Route
@@ -60,13 +59,7 @@ class Flow:
             c = ask.service_class
             self.judge = TtftJudge(c.ttft.target_s, arrived_s, lambda ok: shared.metrics.judge_ttft(c, ok))
         self._used_tokens: float | None = None
-        self._waiter = Waiter(
-            service_class=ask.service_class.name,
-            tenant=ask.tenant,
-            arrival_s=arrived_s,
-            ttft_s=ask.service_class.ttft.target_s,
-            prompt_tokens=int(self._prompt_tokens),
-        )
+        self._waiter = shared.waiter(ask, arrived_s)
         self._expected: Expected | None = None
 
     @property
@@ -83,6 +76,12 @@ class Flow:
     @property
     def age_s(self) -> float:
         return time.monotonic() - self._arrived_s
+
+    @property
+    def _waits_s(self) -> float:
+        """For its next token: since it came, or since its stream stands still. Engines put late prompts last, and a
+        stream in the middle is not late by the time that its tokens took."""
+        return time.monotonic() - max(self._arrived_s, self._attempts.still_s or 0.0)
 
     def _patience_s(self, least_s: float) -> float:
         """How long an engine may be silent, its queue included: never less than the class itself is ready to wait."""
@@ -107,10 +106,9 @@ class Flow:
                 try:
                     return await self._serve(grant)
                 except EngineFailure as failure:
-                    self._before_retry(failure, "prefill" if self._at_prefill(failure, grant.route) else "decode")
-
-    def _at_prefill(self, failure: EngineFailure, route: Route) -> bool:
-        return route.prefill is not None and failure.endpoint == route.prefill.name
+                    prefill = grant.route.prefill
+                    at_prefill = prefill is not None and failure.endpoint == prefill.name
+                    self._before_retry(failure, "prefill" if at_prefill else "decode")
 
     def _before_retry(self, failure: EngineFailure, phase: str) -> None:
         """Raises the failure when it is final."""
@@ -124,9 +122,10 @@ class Flow:
             came_further=has_begun and came > self._came,
             now_s=time.monotonic(),
         )
-        self._came = came
         if has_begun:
+            self._output_tokens = max(0.0, self._output_tokens - (came - self._came))
             self._rest = self._go_on(failure)
+        self._came = came
         if not may_retry:
             raise failure
         metrics = self._shared.metrics
@@ -194,7 +193,7 @@ class Flow:
         shared, ask = self._shared, self._ask
         self._parts = {"queue": self.age_s}
         self._enter("prefill", self._prompt_tokens)
-        body = rules.prefill_copy(ask, self.age_s)
+        body = rules.prefill_copy(ask, self._waits_s)
         if self._rest is not None:
             body = resume.prefill_body(ask, body, self._rest)
         timeout_s = self._patience_s(shared.settings.prefill_timeout_s)
@@ -215,7 +214,7 @@ class Flow:
         return await self._respond(grant, None, part="prefill")
 
     async def _respond(self, grant: Grant, kv: JSON | None, *, part: str) -> web.StreamResponse:
-        body = rules.decode_copy(self._ask, self.age_s, kv)
+        body = rules.decode_copy(self._ask, self._waits_s, kv)
         is_prompt_counted = part == "first_decode"
         if self._ask.is_stream:
             usage, response = await self._streamed(grant, body, part)

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmservice_core.line import Waiter
 from llmservice_core.picking import Policy
 from llmservice_core.routing import Predictor
 from llmservice_serving.router import rules
@@ -75,6 +76,16 @@ class Shared:
         """Whole tokens: sums that go up and down must come back to exactly 0."""
         exact = ask.prompt_tokens
         return float(exact) if exact is not None else float(round(self.predictor.prompt(ask.prompt_bytes)))
+
+    def waiter(self, ask: Ask, arrived_s: float) -> Waiter:
+        """The request as the core's line sees it."""
+        return Waiter(
+            service_class=ask.service_class.name,
+            tenant=ask.tenant,
+            arrival_s=arrived_s,
+            ttft_s=ask.service_class.ttft.target_s,
+            prompt_tokens=int(self.predicted_prompt(ask)),
+        )
 
     def predicted_tokens(self, ask: Ask) -> float:
         """Of prompt and answers together: what a tenant is charged until its request has ended."""
