@@ -1,0 +1,183 @@
+"""Prefill and decode pools against one mixed pool on the same GPUs: how much each can serve with its promises kept.
+
+    python -m bench.sizing.pools_or_mixed [--gpus 2 4 8 32] [--seconds 180] [--write]
+
+Exact engines (docs/simulator.md), A100 step times, slai-plus, two classes (interactive: TTFT 1 s, TBT 50 ms; batch: 10 s,
+0.5 s; half each), prompts cut at 4,096 tokens, fixed sizes, the router's queue as in production. For each number of GPUs
+the highest rate, by bisection to 3 % of `work`, at which 99 % of the requests are good (first token in time, at most 1 %
+of the own gaps late); for pools that of the best split. KV moves at 20.8 GB/s (between machines) unless the row says
+otherwise. `work`: the rate that RAD's lambda d = g allows, with chunks of 512 tokens and 128 decodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from bench.sizing.cases import CHAT, MOST_PROMPT, SERVICE
+from bench.sizing.rad_claims import Ideal, ideal
+from e2e.load import read_trace
+from llmservice_cli.service_file import load
+from llmservice_core.model import Pool, PoolGoal
+from llmservice_core.step_models import step_model
+from llmservice_sim.fleet import Fleet
+from llmservice_sim.fleet_requests import Outcome
+from llmservice_sim.fleet_settings import Link, Scenario
+from llmservice_sim.jobs import Arrival
+from llmservice_sim.laws import Static
+from llmservice_sim.traces import read
+
+RESULTS = Path(__file__).with_name("POOLS_OR_MIXED.md")
+DATA = Path(__file__).parents[1] / "data"
+POLICY, CARD = "slai-plus", "a100-llama-3-8b"
+GOOD, CLOSE = 0.99, 0.03
+SLOW = Link(latency_s=0.001, bytes_per_s=1.25e9)
+"""Ten Gbit/s Ethernet."""
+Lengths = Sequence[tuple[int, int]]
+
+
+@cache
+def lengths(name: str) -> Lengths:
+    """(prompt, answer) tokens: ShareGPT's chats, Azure's code completions, long answers to short questions (made up)."""
+    if name == "chat":
+        return [(min(MOST_PROMPT, prompt), output) for prompt, output in read_trace()]
+    if name == "code":
+        rows = read(DATA / "azure-2023" / "code_0-40min.csv.gz")
+        assert isinstance(rows, list)
+        return [(min(MOST_PROMPT, r.prompt_tokens), r.output_tokens) for r in rows if r.output_tokens]
+    draw = random.Random("reasoning")
+    return [(draw.randrange(50, 400), draw.randrange(400, 2400)) for _ in range(2000)]
+
+
+CLASSES = (
+    replace(CHAT[0], ttft=replace(CHAT[0].ttft, target_s=1.0)),
+    replace(CHAT[1], ttft=replace(CHAT[1].ttft, target_s=10.0)),
+)
+"""The strictest prompts of 4,096 tokens can meet: alone they take 0.4 s."""
+LOADS = ("chat", "code", "reasoning")
+
+
+def trace(load_name: str, rate_rps: float, seconds: float, seed: int) -> list[Arrival]:
+    draw, now_s, made = random.Random(f"{seed}/{load_name}"), 0.0, []
+    while (now_s := now_s + draw.expovariate(rate_rps)) < seconds:
+        (prompt, output), c = draw.choice(lengths(load_name)), draw.choice(CLASSES)
+        made.append(
+            Arrival(
+                time_s=now_s,
+                prompt_tokens=prompt,
+                output_tokens=output,
+                service_class=c.name,
+                tbt_s=c.tbt.target_s,
+                ttft_s=c.ttft.target_s,
+            )
+        )
+    return made
+
+
+def scenario(sizes: Mapping[Pool, int], link: Link) -> Scenario:
+    service = load(str(SERVICE), "a100", POLICY)
+    pools = tuple(PoolGoal(pool=p, min_replicas=n, max_replicas=n, gpus_per_replica=1) for p, n in sizes.items())
+    goal = replace(service.goal, classes=CLASSES, pools=pools, gpu_budget=None)
+    made = Scenario(goal=goal, replica=service.replica, policy=POLICY, initial=sizes, link=link)
+    return made.with_router_queue()
+
+
+def good_share(sizes: Mapping[Pool, int], link: Link, arrivals: Sequence[Arrival]) -> float:
+    result = Fleet(scenario(sizes, link), Static(sizes)).run(arrivals)
+    judged = [r for r in result.requests if r.outcome is not Outcome.REFUSED]
+    return sum(r.is_good for r in judged) / len(judged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """The highest rate that is served well, between nothing and `most_rps`."""
+
+    load_name: str
+    seconds: float
+    most_rps: float
+    link: Link
+
+    def best_rps(self, sizes: Mapping[Pool, int]) -> float:
+        return highest(lambda rate: self._keeps(sizes, rate), self.most_rps)
+
+    def _keeps(self, sizes: Mapping[Pool, int], rate: float) -> bool:
+        return good_share(sizes, self.link, trace(self.load_name, rate, self.seconds, 0)) >= GOOD
+
+
+def highest(keeps: Callable[[float], bool], most: float) -> float:
+    low, high = 0.0, most
+    while high - low > CLOSE * most:
+        middle = (low + high) / 2
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    return low
+
+
+def work(load_name: str) -> tuple[float, Ideal]:
+    """Seconds that a mean request needs of one GPU, and of what they consist."""
+    sample = trace(load_name, 100.0, 30.0, 1)
+    seconds = ideal(step_model(CARD), sample)
+    return seconds.total_s / len(sample), seconds
+
+
+def splits(gpus: int, share: float, most: int) -> list[dict[Pool, int]]:
+    """Those nearest to the prefill share that RAD's work says."""
+    near = sorted(range(1, gpus), key=lambda n: abs(n - share * gpus))[:most]
+    return [{Pool.PREFILL: n, Pool.DECODE: gpus - n} for n in sorted(near)]
+
+
+def row(load_name: str, gpus: int, seconds: float, link: Link = Link(), note: str = "") -> str:  # noqa: B008
+    request_s, parts = work(load_name)
+    most_rps = gpus / request_s
+    search = Search(load_name=load_name, seconds=seconds, most_rps=1.1 * most_rps, link=link)
+    mixed = search.best_rps({Pool.MIXED: gpus})
+    share = parts.prompts_s / parts.total_s
+    found = [(search.best_rps(sizes), sizes[Pool.PREFILL]) for sizes in splits(gpus, share, 3 if gpus < 32 else 2)]
+    best, prefill = max(found)
+    ratio = f"{best / mixed:.2f}" if mixed else "no mixed rate"
+    return (
+        f"| {load_name}{note} | {gpus} | {most_rps:.1f} | {mixed:.1f} | {best:.1f} | {prefill} + {gpus - prefill} |"
+        f" {share:.2f} | {ratio} |"
+    )
+
+
+COLUMNS = (
+    "GPUs",
+    "work, req/s",
+    "mixed, req/s",
+    "best pools, req/s",
+    "prefill + decode",
+    "prefill work",
+    "pools / mixed",
+)
+HEAD = f"| load | {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * len(COLUMNS)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpus", type=int, nargs="+", default=[2, 4, 8, 32])
+    parser.add_argument("--loads", nargs="+", default=LOADS, choices=LOADS)
+    parser.add_argument("--seconds", type=float, default=180.0, help="of virtual load (32 GPUs: a third)")
+    parser.add_argument("--write", action="store_true", help=f"keep the table in {RESULTS.name}")
+    args = parser.parse_args()
+    lines = [HEAD]
+    print(HEAD, flush=True)
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+        if args.write:
+            RESULTS.write_text("\n".join([f"# Pools or one mixed pool\n\n{(__doc__ or '').strip()}\n", *lines, ""]))
+
+    for name in args.loads:
+        for gpus in args.gpus:
+            tell(row(name, gpus, args.seconds if gpus < 32 else args.seconds / 3))
+    for name in args.loads:
+        tell(row(name, 8, args.seconds, SLOW, ", KV over 10 Gbit/s"))
+
+
+if __name__ == "__main__":
+    main()
