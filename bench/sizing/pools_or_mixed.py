@@ -2,11 +2,11 @@
 
     python -m bench.sizing.pools_or_mixed [--gpus 2 4 8 32] [--seconds 180] [--write]
 
-Exact engines (docs/simulator.md), A100 step times, slai-plus, two classes (interactive: TTFT 1 s, TBT 50 ms; batch: 10 s,
-0.5 s; half each), prompts cut at 4,096 tokens, fixed sizes, the router's queue as in production. For each number of GPUs
-the highest rate, by bisection to 3 % of `work`, at which 99 % of the requests are good (first token in time, at most 1 %
-of the own gaps late); for pools that of the best split. KV moves at 20.8 GB/s (between machines) unless the row says
-otherwise. `work`: the rate that RAD's lambda d = g allows, with chunks of 512 tokens and 128 decodes.
+Exact engines (docs/simulator.md), A100 step times, slai-plus, two classes (interactive: TTFT 1 s, TBT 50 ms; batch:
+10 s, 0.5 s; half each), prompts cut at 4,096 tokens, fixed sizes, the router's queue as in production. For each number
+of GPUs the highest rate, by bisection to 3 % of `work`, at which 99 % of the requests are good (first token in time, at
+most 1 % of the own gaps late); for pools that of the best split. KV moves at 20.8 GB/s (between machines) unless the
+row says otherwise. `work`: the rate that RAD's lambda d = g allows, with chunks of 512 tokens and 128 decodes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Lengths = Sequence[tuple[int, int]]
 
 @cache
 def lengths(name: str) -> Lengths:
-    """(prompt, answer) tokens: ShareGPT's chats, Azure's code completions, long answers to short questions (made up)."""
+    """Prompt and answer tokens: ShareGPT's, those of Azure's code, made-up long answers to short questions."""
     if name == "chat":
         return [(min(MOST_PROMPT, prompt), output) for prompt, output in read_trace()]
     if name == "code":
@@ -57,7 +57,7 @@ CLASSES = (
     replace(CHAT[0], ttft=replace(CHAT[0].ttft, target_s=1.0)),
     replace(CHAT[1], ttft=replace(CHAT[1].ttft, target_s=10.0)),
 )
-"""The strictest prompts of 4,096 tokens can meet: alone they take 0.4 s."""
+"""The strictest prompts of 4,096 tokens can meet under load: alone they take 0.3 s."""
 LOADS = ("chat", "code", "reasoning")
 
 
