@@ -3,10 +3,10 @@
     python -m bench.sizing.pools_or_mixed [--gpus 2 4 8 32] [--tbt-ms 50 25] [--seconds 180] [--write]
 
 Exact engines (docs/simulator.md), A100 step times, slai-plus, two classes (interactive: TTFT 1 s and the TBT of the
-row; batch: 10 s, 0.5 s; half each), prompts cut at 4,096 tokens, fixed sizes, the router's queue as in production. For each number
-of GPUs the highest rate, by bisection to 3 % of `work`, at which 99 % of the requests are good (first token in time, at
-most 1 % of the own gaps late); for pools that of the best split. KV moves at 20.8 GB/s (between machines) unless the
-row says otherwise. `work`: the rate that RAD's lambda d = g allows, with chunks of 512 tokens and 128 decodes.
+row; batch: 10 s, 0.5 s; half each), prompts cut at 4,096 tokens, fixed sizes, the router's queue as in production. For
+each number of GPUs the highest rate, by bisection to 3 % of `work`, at which 99 % of the requests are good (first token
+in time, at most 1 % of the own gaps late); for pools that of the best split. KV moves at 20.8 GB/s (between machines)
+unless the row says otherwise. `work`: the rate that RAD's lambda d = g allows, with chunks of 512 tokens and 128 decodes.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def row(load_name: str, gpus: int, tbt_ms: float, seconds: float, link: Link, no
     best, prefill = max(found)
     ratio = f"{best / mixed:.2f}" if mixed else "no mixed rate"
     return (
-        f"| {load_name}{note} | {tbt_ms:g} | {gpus} | {most_rps:.1f} | {mixed:.1f} | {best:.1f} | {prefill} + {gpus - prefill} |"
-        f" {share:.2f} | {ratio} |"
+        f"| {load_name}{note} | {tbt_ms:g} | {gpus} | {most_rps:.1f} | {mixed:.1f} | {best:.1f} |"
+        f" {prefill} + {gpus - prefill} | {share:.2f} | {ratio} |"
     )
 
 
