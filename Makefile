@@ -22,7 +22,8 @@ lock: ## rewrite the hashed locks (no URLs in them)
 	echo uv==0.13.9 | eval $$U pip compile $$L - -o tests/requirements-uv.txt && \
 	eval $$U pip compile $$L --extra operator --extra router --group dev pyproject.toml -o tests/requirements-dev.txt && \
 	eval $$U pip compile $$L --extra operator --extra router pyproject.toml -o operator/requirements.txt && \
-	eval $$U pip compile $$L --allow-unsafe tests/requirements-vllm-tests.in -o tests/requirements-vllm-tests.txt
+	eval $$U pip compile $$L --allow-unsafe tests/requirements-vllm-tests.in -o tests/requirements-vllm-tests.txt && \
+	eval $$U pip compile $$L bench/router/requirements-vllm-router.in -o bench/router/requirements-vllm-router.txt
 
 .PHONY: lint test test-fast evidence cluster cluster-down demo demo-down images
 lint: env ## ruff, mypy, import contracts

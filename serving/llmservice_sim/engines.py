@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from llmservice_core.policies import make_policy
 from llmservice_core.steps import StepTime
 from llmservice_sim.engine import Engine, EngineLimits
 
 
-def engine_of(policy: str, limits: EngineLimits, step_time: StepTime) -> Engine:
-    """As in production, which believes the step model that it is paced by or has learned. ValueError: no such name."""
-    return Engine(limits, make_policy(policy), step_time, token_budget="auto")
+def engine_of(
+    policy: str, limits: EngineLimits, step_time: StepTime, settings: Mapping[str, Any] | None = None
+) -> Engine:
+    """As in production, which believes the step model that it is paced by or has learned. `settings`: the policy's own.
+    ValueError: no such name."""
+    return Engine(limits, make_policy(policy, settings), step_time, token_budget="auto")

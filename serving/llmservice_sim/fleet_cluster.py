@@ -80,7 +80,7 @@ class Cluster:
 
     def _new_process(self, pod: Pod) -> Process:
         replica = self._scenario.replica
-        engine = engine_of(self._scenario.policy, replica.limits, replica.step_time)
+        engine = engine_of(self._scenario.policy, replica.limits, replica.step_time, self._scenario.policy_settings)
         return Process(engine, EngineCounters(self._scenario.goal.classes, replica, pod.live))
 
     def _schedule(self) -> None:

@@ -6,9 +6,11 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llmservice_core.model import Goal, Pool
 from llmservice_core.picking import STEPS_HELD, UNBOUNDED, Room
+from llmservice_core.picking import Policy as RoutingPolicy
 from llmservice_core.steps import StepTime
 from llmservice_sim.engine import EngineLimits
 
@@ -73,6 +75,9 @@ class Scenario:
     goal: Goal
     replica: Replica
     policy: str
+    policy_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the policy, as an engine takes them; the exact fidelity only."""
+    routing: RoutingPolicy = RoutingPolicy.SHORTEST_QUEUE
     link: Link = field(default_factory=Link)
     start_up: StartUp = field(default_factory=StartUp)
     mishaps: Mishaps = field(default_factory=Mishaps)
