@@ -293,6 +293,14 @@ def test_a_stream_that_has_begun_waits_for_its_patience_and_visits_two_more() ->
     assert [one.failed(had_request=True, now_s=101, **still) for _ in range(2)] == [True, False]
 
 
+def test_a_stream_that_has_but_a_role_waits_no_longer_than_others() -> None:
+    one = attempts()
+    new: dict[str, Any] = {"had_request": False, "has_begun": True, "came_further": False}
+    assert not one.may_wait(0)
+    assert [one.failed(now_s=t, **new) for t in (0, 59, 60)] == [True, True, False]
+    assert [one.may_wait(t) for t in (59, 60)] == [True, False]
+
+
 def test_a_stream_that_kills_engine_after_engine_is_given_up() -> None:
     one = attempts()
     seen = [one.failed(had_request=True, has_begun=True, came_further=True, now_s=i) for i in range(MAX_RESUMES + 1)]
