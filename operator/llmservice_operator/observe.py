@@ -13,6 +13,7 @@ from llmservice_core.model import Goal, Observation, PoolSeen
 from llmservice_core.observation import NAMES, ReadySince, nothing_known, observation
 from llmservice_core.planner_memory import Memory
 from llmservice_core.samples import Series, scrape_gap_s, windows
+from llmservice_core.sources import one_source
 from llmservice_operator.observe_prometheus import Prometheus, PrometheusError
 
 NOBODY = ReadySince()
@@ -29,9 +30,10 @@ async def observe(
 ) -> Observation:
     """What is known of `service` ("<namespace>/<name>") at `now_s`; all but Prometheus' part comes from the cluster."""
     try:
-        series = await prometheus.range_vector(selector(service, windows(prometheus.gaps.get(service)).full_s))
+        found = await prometheus.range_vector(selector(service, windows(prometheus.gaps.get(service)).full_s))
     except PrometheusError as error:
         return nothing_known(goal, pools, start_up_s, now_s, str(error))
+    series = one_source(found)
     routers = [s for s in series if s.name == names.ARRIVALS]
     if not routers:
         return nothing_known(goal, pools, start_up_s, now_s, _absent(service, series, prometheus.url))
@@ -55,7 +57,7 @@ async def remembered(
     begin_s = replay.begin_s(goal, memory, start_up_s, now_s, since_s)
     back_s = now_s - begin_s + windows(prometheus.gaps.get(service)).full_s
     try:
-        series = await prometheus.range_vector(selector(service, back_s))
+        series = one_source(await prometheus.range_vector(selector(service, back_s)))
     except PrometheusError:
         return memory
     return await asyncio.to_thread(replay.replayed, goal, series, pools, start_up_s, memory, begin_s, now_s)

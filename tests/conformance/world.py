@@ -1,29 +1,28 @@
-"""A service in virtual time that the operator's own code observes: the simulator's pods and counters, Prometheus' JSON
-between, `llmservice_operator.observe` and the planner with its memory on the other side. Cases disturb one of them.
+"""A service in virtual time that the operator's own code observes: the simulator's pods and counters, a range vector of
+Prometheus between, `llmservice_operator.observe` and the planner with its memory on the other side. Cases disturb one.
 """
 
 import asyncio
-import json
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
-import aiohttp
-
 from llmservice_core import planner, replay
+from llmservice_core.latency import Work
 from llmservice_core.model import Goal, Mode, Observation, Plan, Pool, PoolGoal, ServiceClass, Slo
 from llmservice_core.planner_memory import Memory
 from llmservice_core.samples import Series
 from llmservice_operator.observe import observe, remembered
-from llmservice_operator.observe_prometheus import Prometheus, PrometheusError
+from llmservice_operator.observe_prometheus import Prometheus, PrometheusError, parse_matrix
 from llmservice_sim.engine import EngineLimits
 from llmservice_sim.fleet import Fleet
 from llmservice_sim.fleet_settings import Mishaps, Replica, Scenario, StartUp
 from llmservice_sim.jobs import Arrival
 from llmservice_sim.laws import Sizing, View
-from llmservice_core.latency import Work
 
 SERVICE = "ns/chat"
 KEPT_S = 3600.0
@@ -90,30 +89,28 @@ def load(*phases: tuple[float, float], seed: int = 0) -> list[Arrival]:
 
 
 class VirtualPrometheus(Prometheus):
-    """Answers a range selector from samples in virtual time, as JSON that the operator decodes."""
+    """Answers a range selector from samples in virtual time, as rows that the operator parses."""
 
     def __init__(self, tampers: Sequence[Tamper]) -> None:
-        super().__init__("http://virtual.invalid", _NO_SESSION)
-        self.now_s, self.samples, self._tampers = 0.0, [], tampers
-        self.asked = 0
-        self.samples: list[Series]
+        nothing_is_sent: Any = None
+        super().__init__("http://virtual.invalid", nothing_is_sent)
+        self.now_s, self.asked, self._tampers = 0.0, 0, tampers
+        self.samples: list[Series] = []
 
-    async def _post(self, form: Mapping[str, str]) -> bytes:
+    async def range_vector(self, selector: str) -> list[Series]:
+        """As the door has it after decoding; what JSON and HTTP do to it is in tests/control/test_observe.py."""
         self.asked += 1
-        found = re.search(r"\[(\d+)s\]$", form["query"])
+        found = re.search(r"\[(\d+)s\]$", selector)
         assert found is not None
         rows = [row for s in self.samples if (row := _row(s, self.now_s - float(found[1])))]
         for tamper in self._tampers:
             rows = tamper(self.now_s, rows)
-        return json.dumps({"status": "success", "data": {"resultType": "matrix", "result": rows}}).encode()
-
-
-_NO_SESSION: Any = aiohttp.ClientSession
-"""Never used: `_post` is answered here."""
+        return parse_matrix(self.url, rows)
 
 
 def _row(series: Series, oldest_s: float) -> Row | None:
-    values = [[t, str(v)] for t, v in zip(series.times, series.values, strict=True) if t > oldest_s]
+    first = bisect_right(series.times, oldest_s)
+    values = [list(pair) for pair in zip(series.times[first:], series.values[first:], strict=True)]
     return {"metric": {**series.labels, "__name__": series.name}, "values": values} if values else None
 
 
@@ -130,8 +127,6 @@ class Disturbed:
     """It finds no memory in the status."""
     clock: Callable[[float], float] = lambda now_s: now_s
     """What the operator's clock says at a time."""
-    edits: Mapping[float, Mapping[Pool, int]] = field(default_factory=dict)
-    """Sizes that a person writes into the Deployments at these times."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,7 @@ class OperatorLaw:
         self.memory: Memory | None = None
         self.in_status: tuple[Any, str | None] = (None, None)
         self.ticks: list[Tick] = []
-        self.fleet: "World | None" = None
+        self.fleet: World | None = None
         self._killed = [*disturbed.restarts_s]
 
     def decide(self, view: View) -> Sizing:
@@ -183,21 +178,20 @@ class OperatorLaw:
 
     def _write_status(self, plan: Plan, seen: Observation) -> None:
         assert self.memory is not None
-        signature = (plan.reason, [(p.replicas, p.reason) for p in plan.pools], [(p.ready, p.starting) for p in seen.pools])
+        pods = [(p.ready, p.starting) for p in seen.pools]
+        signature = (plan.reason, [(p.replicas, p.reason) for p in plan.pools], pods)
         if signature != self.in_status[0]:
             self.in_status = (signature, self.memory.to_json())
 
 
 class World(Fleet):
-    """A fleet whose observations go through Prometheus' JSON and the operator's code."""
+    """A fleet whose observations are made by the operator's code."""
 
     def __init__(self, settings: Scenario, disturbed: Disturbed) -> None:
         self.law = OperatorLaw(settings.goal, disturbed)
         super().__init__(settings, self.law)
         self.law.fleet, self.disturbed = self, disturbed
         self.prometheus = VirtualPrometheus(disturbed.tampers)
-        for time_s, sizes in disturbed.edits.items():
-            self._agenda.at(time_s, lambda sizes=sizes: self._cluster.resize({**self._cluster.desired, **sizes}))
 
     def observe(self) -> Observation:
         now_s, cluster = self._agenda.now_s, self._cluster
@@ -217,9 +211,7 @@ class World(Fleet):
 
     def remembered(self, memory: Memory | None, now_s: float) -> Memory | None:
         cluster = self._cluster
-        asked = remembered(
-            self._goal, SERVICE, self.prometheus, cluster.seen(), cluster.start_up_s, memory, now_s, 0.0
-        )
+        asked = remembered(self._goal, SERVICE, self.prometheus, cluster.seen(), cluster.start_up_s, memory, now_s, 0.0)
         return asyncio.run(asked)
 
 
@@ -258,4 +250,8 @@ def unreachable(now_s: float, rows: list[Row]) -> list[Row]:
 
 def changes(sizes: Iterable[int]) -> int:
     found = list(sizes)
-    return sum(a != b for a, b in zip(found, found[1:], strict=False))
+    return sum(a != b for a, b in pairwise(found))
+
+
+def resized(asked: Arrival, prompt_tokens: int) -> Arrival:
+    return replace(asked, prompt_tokens=prompt_tokens)
