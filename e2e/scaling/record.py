@@ -24,6 +24,7 @@ from llmservice_core import contract, metric_names
 from llmservice_sim.traces import Row
 
 NAME = "azure"
+READY_TIMEOUT_S = 480.0
 QUIET_S = 30.0
 """Between Ready and the first request: routers and engines are scraped, the planner has a history."""
 LIMITS = {
@@ -58,7 +59,7 @@ def record(squeeze: Squeeze, rows: Sequence[Row], tail_s: float, console: Consol
     kube.kubectl("-n", namespace, "delete", "llmsvc", NAME, "--ignore-not-found", "--wait")
     kube.wait_for("the pods of an earlier run to end", lambda: not kube.pods(namespace, NAME), 180)
     kube.apply(service())
-    chat.wait_ready(namespace, NAME, 240)
+    chat.wait_ready(namespace, NAME, READY_TIMEOUT_S)
     ready_s, url = time.time(), kube.expose(namespace, NAME)
     time.sleep(max(0.0, ready_s + QUIET_S - time.time()))
     watch, load = asyncio.run(_play(url, rows, tail_s, console))

@@ -18,7 +18,7 @@ def rows() -> list[list[str]]:
     return [row for row in cells if "::" in row[-1]]
 
 
-def tests_of(row: list[str]) -> list[str]:
+def named_tests(row: list[str]) -> list[str]:
     return re.findall(r"`(tests/\S+\.py::\w+)`", row[-1])
 
 
@@ -33,18 +33,18 @@ def test_each_row_is_whole_and_names_its_source() -> None:
         assert len(row) == CELLS, row
         assert all(row), row
         assert BUG.search(row[1]), f"no public bug in {row}"
-        assert tests_of(row), row
+        assert named_tests(row), row
 
 
 def test_the_tests_exist() -> None:
     for row in rows():
-        for test in tests_of(row):
+        for test in named_tests(row):
             file, name = test.split("::")
             assert name in defined(ROOT / file), test
 
 
 def test_every_case_is_on_the_page_once() -> None:
-    named = [test for row in rows() for test in tests_of(row) if test.startswith("tests/conformance/")]
+    named = [test for row in rows() for test in named_tests(row) if test.startswith("tests/conformance/")]
     there = {
         f"tests/conformance/{path.name}::{name}"
         for path in HERE.glob("test_*.py")
