@@ -33,6 +33,7 @@ def scenario(recording: Recording, seed: int = 0) -> Scenario:
         policy=service.spec.engine.scheduler.policy,
         start_up=_start_up(recording),
         scrape_s=recording.scrape_s,
+        finish_s=service.drain_deadline_s,
         initial=_initial(recording),
         seed=seed,
         max_context_tokens=service.spec.model.max_model_len,

@@ -87,26 +87,26 @@ def test_an_empty_answer_is_not_zero() -> None:
 def test_counter_resets(quiet: Run) -> None:
     """The router's process starts anew in the middle of the load: its counters begin at 0."""
     at_s = 300.0
+    stood_at: dict[str, float] = {}
 
     def reset(now_s: float, rows: list[Row]) -> list[Row]:
-        return [_reset(r, at_s) if r["metric"]["__name__"] in COUNTERS else r for r in rows]
+        return [_reset(r, at_s, stood_at) if r["metric"]["__name__"] in COUNTERS else r for r in rows]
 
     found = disturbed(reset)
     assert sizes(found) == sizes(quiet)
+    assert stood_at, "counters were reset"
     for mine, theirs in zip(found.between(at_s, END_S), quiet.between(at_s, END_S), strict=True):
         assert mine.seen.classes[0].arrivals_rps == pytest.approx(theirs.seen.classes[0].arrivals_rps, rel=0.2)
 
 
-def _reset(row: Row, at_s: float) -> Row:
-    before = [float(v) for t, v in row["values"] if t < at_s]
-    first = next((float(v) for t, v in row["values"] if t >= at_s), 0.0)
-    base = before[-1] if before else _BASES.setdefault(str(sorted(row["metric"].items())), first)
-    _BASES[str(sorted(row["metric"].items()))] = base
-    return {**row, "values": [[t, v if t < at_s else str(max(0.0, float(v) - base))] for t, v in row["values"]]}
-
-
-_BASES: dict[str, float] = {}
-"""What each counter stood at when its process ended."""
+def _reset(row: Row, at_s: float, stood_at: dict[str, float]) -> Row:
+    """Less what the counter stood at when its process ended, which is kept for answers that begin after it."""
+    key = str(sorted(row["metric"].items()))
+    before = [v for t, v in row["values"] if t < at_s]
+    if before:
+        stood_at[key] = before[-1]
+    base = stood_at.get(key, 0.0)
+    return {**row, "values": [[t, v if t < at_s else v - base] for t, v in row["values"]]}
 
 
 def test_series_of_dead_pods(quiet: Run) -> None:
@@ -140,7 +140,7 @@ def _slow(row: Row) -> Row:
     is_time = metric["__name__"] == names.STEP_SECONDS or (
         metric["__name__"] == names.STEP_XY and metric["i"] == names.FEATURES[0]
     )
-    return {**row, "values": [[t, str(float(v) + 60.0)] for t, v in row["values"]]} if is_time else row
+    return {**row, "values": [[t, v + 60.0] for t, v in row["values"]]} if is_time else row
 
 
 def test_two_prometheus_replicas(quiet: Run) -> None:

@@ -18,7 +18,7 @@ from e2e.scaling.trace import Squeeze, compressed
 from llmservice_core import contract
 
 READY_S = -30.0
-SQUEEZE = Squeeze(seconds=90.0, rate_rps=3.0)
+SQUEEZE = Squeeze(seconds=90.0, rate_rps=9.0)
 
 
 def blank() -> Recording:
