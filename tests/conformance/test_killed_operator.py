@@ -98,13 +98,19 @@ def test_a_killed_operator_goes_on_in_the_middle_of_its_window(
         fell_s = time.time()
         prometheus.schedule = [(0.0, 5.0), (fell_s, 0.1)]
         time.sleep(WINDOW_S / 2)
+        back_s = fell_s
         if is_killed:
             running.stop(signal.SIGKILL)
+            asked = prometheus.asked
             running.start()
-        took.append(seconds_until_down(api, decode, fell_s))
+            eventually(lambda: prometheus.asked > asked)  # noqa: B023
+            back_s = time.time()
+        took.append((seconds_until_down(api, decode, fell_s), back_s - fell_s))
         assert before["capacity"] == pytest.approx(plan_record(api)["capacity"], rel=0.02, nan_ok=True)
         assert before["steps"].keys() == plan_record(api)["steps"].keys()
-    assert took[1] == pytest.approx(took[0], abs=2 * INTERVAL_S), "one interval, and one for their phases"
+    (alive_s, _), (killed_s, back_s) = took
+    assert killed_s >= alive_s - 2 * INTERVAL_S, "one interval, and one for their phases"
+    assert killed_s <= max(alive_s, back_s) + 2 * INTERVAL_S, "a machine that is slow to start it is not its fault"
 
 
 def test_a_killed_operator_changes_nothing_under_a_steady_load(
