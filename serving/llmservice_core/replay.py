@@ -62,12 +62,14 @@ def replayed(
 def _seen(
     goal: Goal, series: Sequence[Series], pools: Sequence[PoolSeen], start_up_s: float | None, time_s: float
 ) -> Observation | None:
-    """What was known then; None before the first sample of a router."""
+    """What was known then; None where no sample of a router was in the window."""
     routers = _until((s for s in series if s.name == names.ARRIVALS), time_s, float("-inf"))
     if not routers:
         return None
     gap_s = scrape_gap_s(routers)
     kept = _until(series, time_s, time_s - windows(gap_s).full_s)
+    if not any(s.name == names.ARRIVALS for s in kept):
+        return None
     return observation(goal, kept, pools, start_up_s, time_s, gap_s, ReadySince())
 
 

@@ -1,6 +1,7 @@
 """What the cluster does to an autoscaler: no node, too small a budget, slow pods. As test_metrics_lie.py."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 from llmservice_core.model import Pool, Reason
 from llmservice_sim.fleet_settings import Mishaps, StartUp
@@ -10,13 +11,15 @@ BOTH_ONE = {Pool.PREFILL: 1, Pool.DECODE: 1}
 
 
 def test_an_unschedulable_pod_for_an_hour() -> None:
-    """Two GPUs exist and three are wanted: one pod waits for an hour, no second one joins it, and when the load is gone
-    so is the pod."""
+    """Two GPUs exist and more are wanted: what waits for a node waits an hour, nothing joins it, and it goes when the
+    load is gone."""
     trace = [resized(a, 2000) for a in load((300.0, 0.1), (4200.0, 0.7), (4800.0, 0.05))]
-    found = run(scenario(goal(interval_s=30.0), mishaps=Mishaps(cluster_gpus=2)), trace, 4800.0)
-    hour = found.between(630.0, 4200.0)
-    assert {t.seen.pools[0].unschedulable for t in hour} == {1}
-    assert {t.sizes()[Pool.PREFILL] for t in hour} == {2}
+    found = run(scenario(goal(interval_s=60.0), mishaps=Mishaps(cluster_gpus=2)), trace, 4800.0)
+    first_s = next(t.time_s for t in found.ticks if t.seen.pools[0].unschedulable)
+    assert first_s < 600.0
+    hour = found.between(first_s, 4200.0)
+    assert all(t.seen.pools[0].unschedulable for t in hour)
+    assert len({t.sizes()[Pool.PREFILL] for t in hour}) == 1, "it is asked for once"
     assert Reason.UNSCHEDULABLE in {t.plan.pools[0].reason for t in hour}
     assert found.at(4800.0).sizes() == BOTH_ONE
 
@@ -42,10 +45,17 @@ def test_at_a_full_budget_a_gpu_moves_to_who_needs_it() -> None:
 
 
 def test_no_flapping_at_the_edge_of_a_replica() -> None:
-    """Half an hour at a load where one replica is a little too few and two are too many."""
-    found = run(scenario(goal()), load((1800.0, 1.75)), 1800.0)
-    assert changes(found.sizes(Pool.PREFILL)) <= 6
+    """Half an hour at a load where one replica is a little too few and two are too many: a pod that was asked for stays
+    for a start-up time at least, and sizes change no more than every three minutes on average."""
+    start_up_s = 45.0
+    found = run(scenario(goal(), start_up=StartUp(mean_s=start_up_s, cv=0.0)), load((1800.0, 1.75)), 1800.0)
+    assert changes(found.sizes(Pool.PREFILL)) <= 10
     assert changes(found.sizes(Pool.DECODE)) <= 2
+    steps = [(t.time_s, t.sizes()[Pool.PREFILL]) for t in found.ticks]
+    grown = [t for (_, a), (t, b) in pairwise(steps) if b > a]
+    shrunk = [t for (_, a), (t, b) in pairwise(steps) if b < a]
+    assert grown, "the load is at the edge"
+    assert all(down - up >= start_up_s for up in grown for down in shrunk if down > up)
 
 
 def test_one_burst_starts_its_pods_once() -> None:

@@ -16,6 +16,8 @@ from tests.control.support import Api, Operator, eventually, measured, ready
 pytestmark = [pytest.mark.api, pytest.mark.timeout(600)]
 
 WINDOW_S, INTERVAL_S = 40.0, 5.0
+BUSY = 6.0
+"""80 requests/s, which want five decode replicas."""
 SAMPLE_S = 1.0
 OLDEST_S = min(sample[0] for series in RECORDED for sample in series["values"])
 Schedule = list[tuple[float, float]]
@@ -64,7 +66,7 @@ def prometheus() -> Iterator[ScheduledPrometheus]:
 
 
 def busy_service(api: Api, prometheus: ScheduledPrometheus, name: str) -> str:
-    """Five times the traffic for a while; the name of its decode Deployment."""
+    """Made and Ready; the name of its decode Deployment."""
     api.create(measured(prometheus.url, name, scaleDown={"stabilization": f"{WINDOW_S:g}s", "drainDeadline": "0s"}))
     ready(api, name)
     return next(n for n in api.engines() if n.startswith(f"{name}-decode-"))
@@ -86,17 +88,17 @@ def test_a_killed_operator_goes_on_in_the_middle_of_its_window(
 ) -> None:
     """Load falls at a time; the pool may shrink one window after. Killed in that window, the operator shrinks it no
     more than one interval sooner or later than one that lives, and its records say the same."""
-    prometheus.schedule = [(0.0, 5.0)]
+    prometheus.schedule = [(0.0, BUSY)]
     decode = busy_service(api, prometheus, "chat")
-    eventually(lambda: api.engines()[decode] == 5)
+    eventually(lambda: api.engines()[decode] == 5, 120)
     took = []
     for is_killed in (False, True):
-        prometheus.schedule = [(0.0, 5.0)]
+        prometheus.schedule = [(0.0, BUSY)]
         eventually(lambda: api.engines()[decode] == 5, 120)
         time.sleep(WINDOW_S + 2 * INTERVAL_S)
         before = plan_record(api)
         fell_s = time.time()
-        prometheus.schedule = [(0.0, 5.0), (fell_s, 0.1)]
+        prometheus.schedule = [(0.0, BUSY), (fell_s, 0.1)]
         time.sleep(WINDOW_S / 2)
         back_s = fell_s
         if is_killed:
@@ -116,9 +118,9 @@ def test_a_killed_operator_goes_on_in_the_middle_of_its_window(
 def test_a_killed_operator_changes_nothing_under_a_steady_load(
     running: Operator, api: Api, prometheus: ScheduledPrometheus
 ) -> None:
-    prometheus.schedule = [(0.0, 5.0)]
+    prometheus.schedule = [(0.0, BUSY)]
     decode = busy_service(api, prometheus, "chat")
-    eventually(lambda: api.engines()[decode] == 5)
+    eventually(lambda: api.engines()[decode] == 5, 120)
     time.sleep(3 * INTERVAL_S)
     before, history = plan_record(api), api.get("llmsvc", "chat")["status"]["history"]
     running.stop(signal.SIGKILL)

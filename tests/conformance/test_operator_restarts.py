@@ -71,8 +71,9 @@ def test_away_for_three_minutes_while_the_load_falls(alive: Run) -> None:
 def test_what_a_restart_costs_without_a_replay(alive: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of the checks: an operator that does not rebuild anything is told from one that does."""
     monkeypatch.setattr("tests.conformance.world.replay.is_due", lambda *_: False)
-    found = disturbed(restarts_s=[MOMENTS["as the load falls"]], is_status_lost=True)
-    assert same_within_one_interval(found, alive, MOMENTS["as the load falls"]) != []
+    at_s = MOMENTS["while a scale-down is held back"]
+    found = disturbed(restarts_s=[at_s], is_status_lost=True)
+    assert same_within_one_interval(found, alive, at_s) != []
 
 
 def test_a_new_service_has_nothing_to_rebuild() -> None:
