@@ -25,7 +25,7 @@ lock: ## rewrite the hashed locks (no URLs in them)
 	eval $$U pip compile $$L --allow-unsafe tests/requirements-vllm-tests.in -o tests/requirements-vllm-tests.txt && \
 	eval $$U pip compile $$L bench/router/requirements-vllm-router.in -o bench/router/requirements-vllm-router.txt
 
-.PHONY: lint test test-fast evidence cluster cluster-down demo demo-down images
+.PHONY: lint test test-fast evidence cluster cluster-down demo e2e-scaling demo-down images
 lint: env ## ruff, mypy, import contracts
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
@@ -46,6 +46,9 @@ cluster-down: env ## remove it: no process, mount, namespace or cgroup stays
 
 demo: env ## the main job: from nothing to pools that follow the load
 	$(PY) -m e2e.demo
+
+e2e-scaling: env ## a compressed Azure hour on kind, recorded, then simulated: both side by side (about 20 minutes)
+	$(PY) -m e2e.scaling
 
 demo-down: cluster-down ## remove what the demo made
 
