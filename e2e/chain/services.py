@@ -16,8 +16,8 @@ def disaggregated(name: str) -> dict[str, Any]:
     return service(name, disaggregation="Always", pools={pool: pool_of(1, 2) for pool in ("prefill", "decode")})
 
 
-def mixed(name: str) -> dict[str, Any]:
-    return service(name, disaggregation="Never", pools={"mixed": pool_of(1, 2)})
+def mixed(name: str, **spec: Any) -> dict[str, Any]:
+    return service(name, disaggregation="Never", pools={"mixed": pool_of(1, 2)}, **spec)
 
 
 def leaving(name: str, *, prefill: int, decode: int, routers: int = 1) -> dict[str, Any]:
