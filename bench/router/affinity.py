@@ -1,10 +1,10 @@
 """Prefix hits of real vLLM prefill engines under three policies, beside what the router's rules predict of them.
 
-    python -m bench.router.affinity [--requests 400] [--load 0.7] [--json FILE]
+    python -m bench.router.affinity [--requests 800] [--load 0.7] [--json FILE]
 
-Two paced prefill engines and a decode engine on 127.0.0.1 (Mistral-7B on an RTX 4090, a tiny token for 4), one router, all
-fresh for each policy. Prompts: those of the Mooncake conversation trace with at most 15 blocks, in its order; a block
-of 512 tokens is 128 tiny ones, the same wherever its hash is the same. Measured: `vllm:prefix_cache_hits` over
+Two paced prefill engines and a decode engine on 127.0.0.1 (Mistral-7B on an RTX 4090, a tiny token for 4) and a router,
+all fresh for each policy. Prompts: those of the Mooncake conversation trace with at most 15 blocks, in its order; a
+block of 512 tokens is 128 tiny ones, the same wherever its hash is the same. Measured: `vllm:prefix_cache_hits` over
 `vllm:prefix_cache_queries`, from the engines. Predicted: `prefill_pool` in virtual time, the same prompts and times.
 """
 
@@ -29,6 +29,7 @@ from bench.router.overhead import MANIFEST, wait_ready
 from bench.router.prefill_pool import CHUNK_TOKENS, Ask, PrefillPool, prefill_s
 from bench.router.routing import BLOCK_TOKENS, DATA, TWO_STEPS, hit_rate
 from e2e.engine import local
+from e2e.engine.options import Options
 from llmservice_core.picking import Policy
 from llmservice_core.step_models import step_model
 
@@ -39,7 +40,8 @@ MOST_BLOCKS = 15
 """So that a prompt fits into the tiny model's context."""
 TINY_BLOCK = BLOCK_TOKENS // SCALE
 TINY_STEP = CHUNK_TOKENS // SCALE
-KV_TOKENS = 32_768
+KV_TOKENS = 65_536
+"""Of each engine, 262,144 of the card's: between what an 80 GB GPU has room for and moved blocks (routing.py)."""
 KV_BYTES_PER_TOKEN = 2048
 VOCABULARY = (4, 1024)
 
@@ -104,7 +106,7 @@ def pool() -> Iterator[list[local.Engine]]:
     roles = ["prefill"] * ENGINES + ["decode"]
     ports = iter(local.free_ports(3 * len(roles)))
     wanted = [
-        local.Options(
+        Options(
             role=role,
             port=next(ports),
             metrics_port=next(ports),
@@ -196,7 +198,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--requests", type=int, default=800)
     parser.add_argument("--load", type=float, default=0.7)
     parser.add_argument("--json", type=Path, help="also write the rows here")
     args = parser.parse_args()

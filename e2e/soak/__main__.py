@@ -11,10 +11,11 @@ did not recover from a fault.
 import argparse
 import json
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from e2e import kube
@@ -101,7 +102,8 @@ def soak(args: argparse.Namespace) -> report.Soak:
         with RouterCounters(site) as counters:
             with streaming(url, NAME, args.width, CLASSES) as streams:
                 runner = Runner(site, streams, counters, args.seed)
-                runner.run(plan)
+                with suppress(KeyboardInterrupt):
+                    runner.run(plan)
             settle()
             return report.Soak(
                 settings={k: v for k, v in vars(args).items() if k != "out"},
@@ -110,6 +112,7 @@ def soak(args: argparse.Namespace) -> report.Soak:
                 kills=list(site.router_kills),
                 counters=grown({}, counters.now()),
                 first_s=runner.first_s,
+                not_done=len(plan) - len(runner.windows),
             )
 
 
@@ -123,6 +126,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=6, help="streams at any time, of the classes in turns")
     parser.add_argument("--out", type=Path, default=Path("build/soak"), help="folder for soak.json and soak.md")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was seen until then is reported
     done = soak(args)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "soak.json").write_text(json.dumps(report.as_json(done), indent=1) + "\n")

@@ -3,30 +3,35 @@
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from e2e import kube
 from e2e.soak.site import ROUTER, Site
-from llmservice_core import contract, metric_names
+from llmservice_core import contract
 
 EVERY_S = 2.0
 LIST_EVERY = 4
 """Readings between two looks at which routers there are."""
-NAMES = (metric_names.RETRIES,)
+OF_ROUTER = "llmservice_router_"
+TELLING = ("reason=", "outcome=")
+"""Labels of counters that say what went otherwise than it should: retries, requests that failed, refusals."""
+FINE = 'outcome="ok"'
+LEFT_OUT = ("llmservice=", "class=", "tenant=")
 
 
-def sums(text: str, names: Iterable[str] = NAMES) -> dict[str, float]:
-    """Of a metrics page: counter, phase and reason -> value; labels of the service are left out."""
+def sums(text: str) -> dict[str, float]:
+    """Of a router's metrics page: the counters that tell of trouble, added up over services, classes and tenants."""
     found: dict[str, float] = defaultdict(float)
     for line in text.splitlines():
         name, _, rest = line.partition("{")
-        if name in names:
-            labels, _, value = rest.rpartition("} ")
-            shown = [pair for pair in labels.split(",") if not pair.startswith("llmservice=")]
-            found[f"{name}{{{','.join(shown)}}}"] += float(value)
+        labels, _, value = rest.rpartition("} ")
+        if name.startswith(OF_ROUTER) and name.endswith("_total") and FINE not in labels:
+            shown = [pair for pair in labels.split(",") if not pair.startswith(LEFT_OUT)]
+            if any(pair.startswith(TELLING) for pair in shown):
+                found[f"{name}{{{','.join(shown)}}}"] += float(value)
     return dict(found)
 
 

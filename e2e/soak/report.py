@@ -23,6 +23,8 @@ class Soak:
     kills: Sequence[Kill]
     counters: Mapping[str, float]
     first_s: float
+    not_done: int = 0
+    """Faults of the plan that were left out, because somebody ended the soak."""
 
     @property
     def losses(self) -> list[Answer]:
@@ -34,7 +36,7 @@ class Soak:
 
     @property
     def is_good(self) -> bool:
-        return not self.losses and not self.problems and bool(self.answers)
+        return not self.losses and not self.problems and not self.not_done and bool(self.answers)
 
 
 def rows(soak: Soak) -> list[tuple[str, int, str, Tally]]:
@@ -66,8 +68,15 @@ def _after_the_table(soak: Soak) -> list[str]:
     lines += [f"- `{name}` {value:.0f}" for name, value in soak.counters.items()]
     lines += [f"- Not well: {w.kind} ({w.what}): {w.problem}" for w in soak.problems]
     lines += [f"- Lost {_when(soak, a)}: {a}" for a in soak.losses[:WORST]]
-    verdict = "Nothing was lost" if soak.is_good else f"{len(soak.losses)} answers lost, {len(soak.problems)} faults"
-    return [*lines, "", f"**{verdict}**" + ("." if soak.is_good else " that the service did not recover from.")]
+    lines += [f"- Ended early: {soak.not_done} faults of the plan were not done."] if soak.not_done else []
+    return [*lines, "", f"**{_verdict(soak)}**"]
+
+
+def _verdict(soak: Soak) -> str:
+    if soak.is_good:
+        return "Nothing was lost."
+    lost, unwell = len(soak.losses), len(soak.problems)
+    return f"{lost} answers lost, {unwell} faults not recovered from, {soak.not_done} not done."
 
 
 def _when(soak: Soak, answer: Answer) -> str:
@@ -90,6 +99,7 @@ def as_json(soak: Soak) -> dict[str, Any]:
         "counters": dict(soak.counters),
         "lost": [{"when": _when(soak, a), **asdict(a)} for a in soak.losses],
         "outcomes": dict(Counter(a.outcome.value for a in soak.answers)),
+        "not_done": soak.not_done,
         "is_good": soak.is_good,
     }
 

@@ -74,6 +74,7 @@ def test_a_soak_is_good_when_answers_came_and_all_whole_and_every_fault_passed()
     assert not soak().is_good
     assert not soak(answer(), answer(Outcome.FAILED)).is_good
     assert not soak(answer(), problem="never well").is_good
+    assert not dataclasses.replace(soak(answer()), not_done=1).is_good
 
 
 def test_the_report_says_what_was_lost_and_when() -> None:
@@ -94,9 +95,18 @@ def test_counters_of_processes_that_start_anew_add_up() -> None:
     assert grown({"x": 2.0}, {"x": 5.0, "y": 0.0}) == {"x": 3.0}
 
 
-def test_the_metrics_page_is_read_without_the_service() -> None:
-    page = 'retries{llmservice="n/s",phase="decode",reason="cut"} 2.0\nother{a="b"} 9\nretries_created 1'
-    assert sums(page, ("retries",)) == {'retries{phase="decode",reason="cut"}': 2.0}
+def test_of_a_metrics_page_the_counters_of_trouble_are_read() -> None:
+    page = """# HELP llmservice_router_retries_total x
+llmservice_router_retries_total{llmservice="n/s",phase="decode",reason="cut"} 2.0
+llmservice_router_requests_total{class="a",code="200",llmservice="n/s",outcome="failed"} 1.0
+llmservice_router_requests_total{class="b",code="200",llmservice="n/s",outcome="failed"} 2.0
+llmservice_router_requests_total{class="a",code="200",llmservice="n/s",outcome="ok"} 9.0
+llmservice_router_output_tokens_total{class="a",llmservice="n/s"} 9.0
+llmservice_router_retries_created{llmservice="n/s",phase="decode",reason="cut"} 1.7e9"""
+    assert sums(page) == {
+        'llmservice_router_retries_total{phase="decode",reason="cut"}': 2.0,
+        'llmservice_router_requests_total{code="200",outcome="failed"}': 3.0,
+    }
 
 
 def test_a_reading_knows_what_came_before_an_error() -> None:
