@@ -44,6 +44,7 @@ KV_TOKENS = 65_536
 """Of each engine, 262,144 of the card's: between what an 80 GB GPU has room for and moved blocks (routing.py)."""
 KV_BYTES_PER_TOKEN = 2048
 VOCABULARY = (4, 1024)
+READY_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ def counted(engines: Sequence[local.Engine], name: str) -> float:
 
 def measured(todo: Sequence[Prompt], policy: Policy) -> Row:
     with pool() as engines, router(engines, policy) as url:
-        asyncio.run(wait_ready(url))
+        asyncio.run(wait_ready(url, READY_S))
         failed = asyncio.run(send(url, todo))
         prefill = engines[:ENGINES]
         hits, queries = (counted(prefill, f"vllm:prefix_cache_{what}_total") for what in ("hits", "queries"))

@@ -1,6 +1,6 @@
 """One tenant sends twenty times as much as another, on kind: how much later does the other's first token come?
 
-    python -m e2e.cluster exec -- python -m bench.router.fairness [--minutes 5] [--load 1.2] [--prefill 2] [--json FILE]
+    python -m e2e.cluster exec -- python -m bench.router.fairness [--minutes 8] [--load 1.2] [--prefill 4] [--json FILE]
 
 Real router, API keys and vLLM pods, paced (Mistral-7B on an RTX 4090, a tiny token for 8). The quiet tenant's requests
 are the same, at the same times, alone and beside the greedy one. Load: prompt work of both over what the prefill pods
@@ -25,7 +25,6 @@ from bench.router.prefill_pool import percentile, prefill_s
 from e2e import kube
 from e2e.chain import services
 from e2e.demo.chat import wait_ready
-from e2e.load import Lengths, read_trace
 from llmservice_core import metric_names
 from llmservice_core.step_models import step_model
 
@@ -34,9 +33,10 @@ GPU, SCALE = "rtx4090-mistral-7b", 8
 GREEDY_TIMES = 20
 BAR = 1.3
 KEYS = {"quiet": "sk-quiet-" + "q" * 40, "greedy": "sk-greedy-" + "g" * 40}
-LENGTHS = Lengths(prompt=(800, 2400))
+LENGTHS = (1024, 2048, 4096, 8192)
+"""Of prompts, each as likely, in tokens of the card: long, so that two cores need not carry many requests."""
 ANSWER_TOKENS = 2
-STEP_TOKENS = 96
+STEP_TOKENS = 64
 """Of an engine, in tiny tokens; the router keeps about two steps of work in each."""
 SETTLE_S = 15.0
 
@@ -68,22 +68,16 @@ class Result:
     overruns: float | None
 
 
-def prompts() -> list[int]:
-    """Tokens of the card."""
-    return [p for p, _ in LENGTHS.rows(read_trace())]
-
-
 def quiet_rps(pods: int, load: float) -> float:
     """So that both tenants together ask for `load` of what the pods can do."""
-    lengths, model = prompts(), step_model(GPU)
-    work_s = sum(prefill_s(model, n) for n in lengths) / len(lengths)
+    work_s = sum(prefill_s(step_model(GPU), n) for n in LENGTHS) / len(LENGTHS)
     return load * pods / work_s / (GREEDY_TIMES + 1)
 
 
 def asks(rate_rps: float, seconds: float, seed: int) -> list[Asked]:
-    draw, lengths, at_s, made = random.Random(seed), prompts(), 0.0, []
+    draw, at_s, made = random.Random(seed), 0.0, []
     while (at_s := at_s + draw.expovariate(rate_rps)) < seconds:
-        text = "".join(draw.choices("abcdefghij ", k=draw.choice(lengths) // SCALE))
+        text = "".join(draw.choices("abcdefghij ", k=draw.choice(LENGTHS) // SCALE))
         made.append(Asked(at_s=at_s, prompt=text))
     return made
 
@@ -197,9 +191,9 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=5.0, help="of each of the two phases")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of each of the two phases")
     parser.add_argument("--load", type=float, default=1.2)
-    parser.add_argument("--prefill", type=int, default=2, help="prefill pods")
+    parser.add_argument("--prefill", type=int, default=4, help="prefill pods")
     parser.add_argument("--json", type=Path, help="also write the result here")
     args = parser.parse_args()
     with service(args.prefill) as url:
