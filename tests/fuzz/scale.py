@@ -9,5 +9,7 @@ SHOTS = int(10_000 * SHARE)
 """Requests at the router."""
 MANIFESTS = int(10_000 * SHARE)
 """LLMServices at the API server, by dry-run."""
+PARTS = max(1, MANIFESTS // 1000)
+"""Several may run side by side: `-k "rendered and 3"`."""
 SERVICES = int(300 * SHARE)
 """LLMServices through the operator."""
