@@ -15,6 +15,7 @@ import aiohttp
 import yaml
 from aiohttp import web
 
+from tests.control.support import free_port
 from tests.fuzz.shots import Shot
 from tests.serving.router_fakes import JSON, MANIFEST, Engine, running
 
@@ -71,11 +72,6 @@ class Target:
         return self.descriptors()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @asynccontextmanager
 async def target(folder: Path) -> AsyncIterator[Target]:
     """A router over a prefill, a decode and a mixed engine, so that every way through it is taken."""
@@ -83,7 +79,7 @@ async def target(folder: Path) -> AsyncIterator[Target]:
     manifest.write_text(yaml.safe_dump(MANIFEST))
     engines = {pool: Strict(pool) for pool in ("prefill", "decode", "mixed")}
     async with running(engines.values()):
-        port, admin = _free_port(), _free_port()
+        port, admin = free_port(), free_port()
         flags = {
             "config": manifest,
             "service": "default/chat",

@@ -70,7 +70,7 @@ async def test_bad_requests_break_nothing_and_leave_nothing(tmp_path: Path) -> N
         is_alive = found.process.returncode is None
         log = found.log.read_text(errors="replace")
     print(f"{SHOTS} shots: descriptors {files} -> {left}, memory {memory_mib:.1f} MiB, grown by {grown_mib:.1f} MiB")
-    assert complaints == []
+    assert not complaints, "\n".join(complaints[:40])
     assert is_alive
     assert [line for line in log.splitlines() if "fault of the router" in line or "Traceback" in line] == []
     assert held == 0
