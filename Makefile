@@ -55,6 +55,13 @@ e2e-scaling: env ## a compressed Azure hour on kind, recorded, then simulated: b
 
 demo-down: cluster-down ## remove what the demo made
 
+.PHONY: sbom fuzz
+sbom: env ## bills of materials of the locks (CycloneDX) -> dist/sbom
+	$(PY) -m e2e.images.sbom
+
+fuzz: env ## 10,000 bad LLMServices and 10,000 bad requests, 300 services through the operator (40 minutes)
+	LLMSERVICE_FUZZ=1 nice -n 10 .venv/bin/pytest -q -s tests/fuzz
+
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 images: ## build and push the images with docker: make images REGISTRY=registry.example.com/team
 	@test -n "$(REGISTRY)" || { echo "say where to: make images REGISTRY=registry.example.com/team" >&2; exit 2; }
