@@ -5,7 +5,7 @@
 One prefill and one decode engine (real vLLM with the tiny model, *paced*) behind a router process; prompts and answers
 of random lengths, Poisson arrivals. The router measures the parts of TTFT; after the prefill come the transfer of the
 KV blocks, the decode engine's queue and one step. Nothing is handed over here: this is the most that it could save, and
-the second token would come no sooner. Why it is not built: docs/losses.md.
+the second token would come no sooner. Why it is not built: docs/evaluation.md.
 """
 
 import argparse

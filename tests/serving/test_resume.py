@@ -214,11 +214,13 @@ def test_an_engine_that_tells_no_ids_cannot_be_followed() -> None:
     assert one.answer.tokens == 1
 
 
-@pytest.mark.parametrize("field", ["reasoning", "reasoning_content", "tool_calls"])
-def test_text_that_went_through_a_parser_does_not_go_on(field: str) -> None:
+@pytest.mark.parametrize("delta", [{"reasoning": "x"}, {"reasoning_content": "x"}, {"tool_calls": ["x"]}, {}])
+def test_text_that_went_through_a_parser_does_not_go_on(delta: dict[str, Any]) -> None:
+    """Nothing at all in a delta: a parser keeps the token for itself, and the client would not hear of it otherwise."""
     one = Told({**GREEDY, "messages": []}, CHAT)
-    choice = {"index": 0, "delta": {field: "x"}, "token_ids": [4], "finish_reason": None}
-    one.answer.read(sse.DATA + json.dumps({"id": "x", "prompt_token_ids": [1], "choices": [choice]}).encode())
+    choice = {"index": 0, "delta": delta, "token_ids": [4], "finish_reason": None}
+    event = {"id": "x", "prompt_token_ids": [1], "choices": [choice]}
+    assert (one.answer.read(sse.DATA + json.dumps(event).encode()) is None) == (not delta)
     assert resume.go_on(one.ask, one.answer.sent) == resume.PARSED
 
 
@@ -291,6 +293,14 @@ def test_a_stream_that_has_begun_waits_for_its_patience_and_visits_two_more() ->
     one = attempts()
     assert one.failed(had_request=True, has_begun=True, came_further=True, now_s=100)
     assert [one.failed(had_request=True, now_s=101, **still) for _ in range(2)] == [True, False]
+
+
+def test_a_stream_that_has_but_a_role_waits_no_longer_than_others() -> None:
+    one = attempts()
+    new: dict[str, Any] = {"had_request": False, "has_begun": True, "came_further": False}
+    assert not one.may_wait(0)
+    assert [one.failed(now_s=t, **new) for t in (0, 59, 60)] == [True, True, False]
+    assert [one.may_wait(t) for t in (59, 60)] == [True, False]
 
 
 def test_a_stream_that_kills_engine_after_engine_is_given_up() -> None:

@@ -96,7 +96,9 @@ class Answer:
         if finish == ABORTED:
             raise StreamError("the engine aborted the request")
         delta = choice.get("delta")
-        self._look_for_parsers(delta or {})
+        is_kept_back = delta == {} and finish is None  # by a parser: engines tell of it those who asked for token ids
+        if is_kept_back or any((delta or {}).get(name) for name in PARSED_FIELDS):
+            self._parsed()
         holder, name = (choice, "text") if delta is None else (delta, "content")
         ids: list[int] = choice.get(IDS) or []
         text: str = holder.get(name) or ""
@@ -113,15 +115,13 @@ class Answer:
         if self._continues is not None:
             holder[name] = new_text
             is_new = bool(new_text or new_ids or finish is not None)
-        # Of a token that a parser keeps to itself an engine tells only those who asked for token ids.
-        return is_new and (delta != {} or finish is not None or self._shows_ids)
+        return is_new and (not is_kept_back or self._shows_ids)
 
-    def _look_for_parsers(self, delta: JSON) -> None:
+    def _parsed(self) -> None:
         """Text that went through a parser of reasoning or tool calls is not the text of the tokens."""
-        if any(delta.get(name) for name in PARSED_FIELDS):
-            if self._continues is not None:
-                raise DivergedError("the second engine parses what the first did not")
-            self.sent.is_parsed = True
+        if self._continues is not None:
+            raise DivergedError("the second engine parses what the first did not")
+        self.sent.is_parsed = True
 
     def _read_prompt(self, data: JSON, choice: JSON) -> None:
         """The prompt as the engine read it: what we sent, when we sent tokens."""

@@ -26,8 +26,10 @@ class Attempts:
     def failed(self, *, had_request: bool, has_begun: bool, came_further: bool, now_s: float) -> bool:
         """An engine failed. Whether another may try."""
         self.retries += 1
+        if has_begun and (came_further or self.still_s is None):
+            self.still_s = now_s
         if came_further:
-            self._taken, self.still_s = 0, now_s
+            self._taken = 0
             self.resumes += 1
         else:
             self._taken += had_request
@@ -35,4 +37,8 @@ class Attempts:
             return False
         if not has_begun:
             return self.retries < self.most
-        return self.resumes <= MAX_RESUMES and now_s < (self.still_s or now_s) + self.patience_s
+        return self.resumes <= MAX_RESUMES and self.may_wait(now_s)
+
+    def may_wait(self, now_s: float) -> bool:
+        """Whether a stream that stands still may wait on for an engine; False for what has not begun."""
+        return self.still_s is not None and now_s < self.still_s + self.patience_s

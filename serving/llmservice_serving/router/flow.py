@@ -4,9 +4,10 @@ Failures are retried elsewhere while the client has got nothing, and after that 
 can go on. Accounting of outcomes is in `handlers`.
 """
 
+import asyncio
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from aiohttp import web
 
@@ -16,12 +17,15 @@ from llmservice_core.routing import Route
 from llmservice_serving.router import resume, rules, sse
 from llmservice_serving.router.attempts import Attempts
 from llmservice_serving.router.client_side import REQUEST_ID, ClientStream, TtftJudge, log_line
-from llmservice_serving.router.errors import ENGINE_FIELDS, JSON, EngineFailure, Refusal, broken
+from llmservice_serving.router.errors import ENGINE_FIELDS, JSON, EngineFailure, Overload, Refusal, Shed, broken
 from llmservice_serving.router.fleet import Lease
 from llmservice_serving.router.grants import Grant
 from llmservice_serving.router.relay import Relay
 from llmservice_serving.router.state import Shared
 from llmservice_serving.router.waiting_room import Seeker
+
+AGAIN_S = 0.1
+"""A stream that has begun asks again for an engine where a new request would be refused for want of one."""
 
 PATIENCE = 2.0
 """Of TTFT targets: a first token that comes twice as late as promised is still better than none."""
@@ -79,8 +83,7 @@ class Flow:
 
     @property
     def _waits_s(self) -> float:
-        """For its next token: since it came, or since its stream stands still. Engines put late prompts last, and a
-        stream in the middle is not late by the time that its tokens took."""
+        """For its next token: since it came, or its stream stands still. Engines put late prompts last."""
         return time.monotonic() - max(self._arrived_s, self._attempts.still_s or 0.0)
 
     def _patience_s(self, least_s: float) -> float:
@@ -96,9 +99,7 @@ class Flow:
                 if self._failure is None or not self._stream.is_open:
                     raise
                 self._shared.metrics.resume(self._not_resumed)
-                if error is self._failure:
-                    raise
-                raise self._failure from error  # it broke the stream, whatever keeps it from going on now
+                raise self._failure from (None if error is self._failure else error)
 
     async def _answer(self) -> web.StreamResponse:
         while True:
@@ -106,9 +107,7 @@ class Flow:
                 try:
                     return await self._serve(grant)
                 except EngineFailure as failure:
-                    prefill = grant.route.prefill
-                    at_prefill = prefill is not None and failure.endpoint == prefill.name
-                    self._before_retry(failure, "prefill" if at_prefill else "decode")
+                    self._before_retry(failure, grant.phase_of(failure.endpoint))
 
     def _before_retry(self, failure: EngineFailure, phase: str) -> None:
         """Raises the failure when it is final."""
@@ -149,12 +148,18 @@ class Flow:
     async def _turn(self) -> Grant:
         """Its engines, when it is its turn. What is expected of the first turn is what the request is told."""
         self._phase.close()
-        name, shared = self._ask.service_class.name, self._shared
-        seeker = self._seeker()
-        grant = await shared.room.turn(seeker, lambda: shared.metrics.phase(name, "queued", self._prompt_tokens))
-        if not self.retries:
-            self._expected = seeker.expected
-        return grant
+        while True:
+            seeker = self._seeker()
+            try:
+                grant = await self._shared.room.turn(seeker, lambda: self._in_phase("queued", self._prompt_tokens))
+            except Shed as shed:
+                if isinstance(shed, Overload) or not self._attempts.may_wait(time.monotonic()):
+                    raise
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if not self.retries:
+                self._expected = seeker.expected
+            return grant
 
     def _seeker(self) -> Seeker:
         policy, ask = self._shared.fleet.policy, self._ask
@@ -166,7 +171,6 @@ class Flow:
             blocks=rules.prompt_blocks(ask) if policy is Policy.PREFIX_AFFINITY else (),
             session=f"{ask.tenant}/{self._session}" if policy is Policy.SESSION and self._session else None,
             avoid=self._tried,
-            wait_s=self._attempts.patience_s if self._stream.is_open else None,
         )
 
     async def _serve(self, grant: Grant) -> web.StreamResponse:
@@ -279,12 +283,7 @@ class Flow:
         self._stream_has_token = True
         if self.judge:
             self.judge.first_token()
-        name, ttft_s = self._ask.service_class.name, self.age_s
-        self._shared.metrics.observe_ttft(name, ttft_s, self._parts)
-        if self._expected is not None:
-            self._shared.metrics.observe_prediction(name, ttft_s - self._expected.ttft_s)
-        if "first_decode" in self._parts:
-            self._shared.room.lag.saw(self._parts["first_decode"], time.monotonic())
+        self._shared.first_token(self._ask, self.age_s, self._parts, self._expected)
 
     def _served(self, tokens: object) -> None:
         """Its tenant's share; nobody counts where there is but one."""
@@ -294,5 +293,7 @@ class Flow:
     def _enter(self, phase: str, waiting_tokens: float = 0.0) -> None:
         """The request leaves its phase and is in another."""
         self._phase.close()
-        metrics = self._shared.metrics
-        self._phase.enter_context(metrics.phase(self._ask.service_class.name, phase, waiting_tokens))
+        self._phase.enter_context(self._in_phase(phase, waiting_tokens))
+
+    def _in_phase(self, phase: str, waiting_tokens: float) -> AbstractContextManager[None]:
+        return self._shared.metrics.phase(self._ask.service_class.name, phase, waiting_tokens)

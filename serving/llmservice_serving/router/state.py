@@ -1,11 +1,13 @@
 """What all requests of one router share. No behaviour beyond learning from `usage`."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmservice_core.line import Waiter
 from llmservice_core.picking import Policy
+from llmservice_core.prompt_pace import Expected
 from llmservice_core.routing import Predictor
 from llmservice_serving.router import rules
 from llmservice_serving.router.door import Door
@@ -91,6 +93,14 @@ class Shared:
         """Of prompt and answers together: what a tenant is charged until its request has ended."""
         output = self.predictor.output(ask.service_class.name, ask.limit_tokens)
         return self.predicted_prompt(ask) + float(round(output)) * rules.answers(ask.body)
+
+    def first_token(self, ask: Ask, ttft_s: float, parts: Mapping[str, float], expected: Expected | None) -> None:
+        """What the first token of a stream tells: where its time went, and how good the prediction was."""
+        self.metrics.observe_ttft(ask.service_class.name, ttft_s, parts)
+        if expected is not None:
+            self.metrics.observe_prediction(ask.service_class.name, ttft_s - expected.ttft_s)
+        if "first_decode" in parts:
+            self.room.lag.saw(parts["first_decode"], self.fleet.clock())
 
     def learn_prompt(self, ask: Ask, usage: dict[str, Any]) -> None:
         """A prefill has ended and says what it was."""
