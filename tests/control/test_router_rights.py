@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.control.support import Api, Operator, ready, service
+from tests.control.support import Api, Operator, eventually, service
 
 pytestmark = [pytest.mark.api, pytest.mark.timeout(300)]
 REVIEW = """
@@ -27,7 +27,7 @@ def may(api: Api, verb: str, resource: str, *, group: str = "", name: str = "", 
 
 def test_a_router_may_read_its_pods_and_its_own_service_and_no_more(running: Operator, api: Api) -> None:
     api.create(service())
-    ready(api)
+    eventually(api.is_ready, 180)
     ours = {"group": "llmservice.dev", "resource": "llmservices"}
     assert all(may(api, verb, "pods") for verb in READ)
     assert all(may(api, verb, **ours, name="chat") for verb in READ)
