@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmservice_core.line import Waiter
 from llmservice_core.picking import Policy
 from llmservice_core.routing import Predictor
 from llmservice_serving.router import rules
@@ -14,7 +15,7 @@ from llmservice_serving.router.fleet import Fleet
 from llmservice_serving.router.metrics import Metrics
 from llmservice_serving.router.rules import Ask
 from llmservice_serving.router.service_config import ServiceConfig
-from llmservice_serving.router.settings import Settings
+from llmservice_serving.router.settings import ON_OFF, Settings
 from llmservice_serving.router.waiting_room import STEP_TOKENS, WaitingRoom
 
 
@@ -47,6 +48,13 @@ class Shared:
             self.room.step_tokens = self.settings.step_tokens or config.step_tokens or STEP_TOKENS
             self.metrics.start_classes(config.classes)
 
+    @property
+    def resumes(self) -> bool:
+        """Whether streams go on elsewhere when their engine dies."""
+        if self.settings.resume:
+            return self.settings.resume == ON_OFF[0]
+        return self.config is not None and self.config.resumes
+
     def configured(self) -> ServiceConfig:
         if self.is_closed:
             raise Shed("Stopping", "This router is stopping; send the request again.")
@@ -68,6 +76,16 @@ class Shared:
         """Whole tokens: sums that go up and down must come back to exactly 0."""
         exact = ask.prompt_tokens
         return float(exact) if exact is not None else float(round(self.predictor.prompt(ask.prompt_bytes)))
+
+    def waiter(self, ask: Ask, arrived_s: float) -> Waiter:
+        """The request as the core's line sees it."""
+        return Waiter(
+            service_class=ask.service_class.name,
+            tenant=ask.tenant,
+            arrival_s=arrived_s,
+            ttft_s=ask.service_class.ttft.target_s,
+            prompt_tokens=int(self.predicted_prompt(ask)),
+        )
 
     def predicted_tokens(self, ask: Ask) -> float:
         """Of prompt and answers together: what a tenant is charged until its request has ended."""

@@ -43,6 +43,8 @@ class Seeker:
     session: str | None = None
     avoid: Collection[str] = ()
     """Engines that failed it: the last resort."""
+    wait_s: float | None = None
+    """How long it waits where no engine exists; None: as long as all."""
     expected: Expected | None = None
     """When its first token will come, as it was told on arrival; None: unknown."""
     entered_s: float = 0.0
@@ -192,7 +194,10 @@ class WaitingRoom:
         now_s = self.fleet.clock()
         since_s = self._stranded_s.get(seeker.one_step)
         begin_s = now_s if since_s is None else max(since_s, seeker.entered_s)
-        return min(begin_s + self.wait_for_endpoint_s, self._hopeless_s(seeker)) - now_s
+        return min(begin_s + self._wait_s(seeker), self._hopeless_s(seeker)) - now_s
+
+    def _wait_s(self, seeker: Seeker) -> float:
+        return self.wait_for_endpoint_s if seeker.wait_s is None else seeker.wait_s
 
     def _hopeless_s(self, seeker: Seeker) -> float:
         """From when on its target cannot be met; infinite for those that wait all the same."""
@@ -208,7 +213,7 @@ class WaitingRoom:
         since_s = self._stranded_s.get(seeker.one_step)
         if seeker.grant.done():
             return
-        if since_s is not None and now_s >= max(since_s, seeker.entered_s) + self.wait_for_endpoint_s:
+        if since_s is not None and now_s >= max(since_s, seeker.entered_s) + self._wait_s(seeker):
             route = self.fleet.choose(one_step=seeker.one_step)
             if isinstance(route, NoRoute):
                 raise Shed(route.reason.value, route.message)
