@@ -11,16 +11,14 @@ BOTH_ONE = {Pool.PREFILL: 1, Pool.DECODE: 1}
 
 
 def test_an_unschedulable_pod_for_an_hour() -> None:
-    """Two GPUs exist and more are wanted: what waits for a node waits an hour, nothing joins it, and it goes when the
-    load is gone."""
-    trace = [resized(a, 2000) for a in load((300.0, 0.1), (4200.0, 0.7), (4800.0, 0.05))]
+    """Two GPUs exist and three are wanted: one pod waits for a node most of an hour, nothing joins it, and it goes when
+    the load is gone."""
+    trace = [resized(a, 2000) for a in load((300.0, 0.1), (4200.0, 0.4), (4800.0, 0.05))]
     found = run(scenario(goal(interval_s=60.0), mishaps=Mishaps(cluster_gpus=2)), trace, 4800.0)
-    first_s = next(t.time_s for t in found.ticks if t.seen.pools[0].unschedulable)
-    assert first_s < 600.0
-    hour = found.between(first_s, 4200.0)
-    assert all(t.seen.pools[0].unschedulable for t in hour)
-    assert len({t.sizes()[Pool.PREFILL] for t in hour}) == 1, "it is asked for once"
-    assert Reason.UNSCHEDULABLE in {t.plan.pools[0].reason for t in hour}
+    waiting = [t.seen.pools[0].unschedulable for t in found.between(600.0, 4200.0)]
+    assert sum(n == 1 for n in waiting) > len(waiting) / 2
+    assert max(waiting) <= 2
+    assert max(found.sizes(Pool.PREFILL)) <= 3
     assert found.at(4800.0).sizes() == BOTH_ONE
 
 
