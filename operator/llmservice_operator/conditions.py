@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from llmservice_api.plan_status import timestamp
 from llmservice_api.status import Condition
-from llmservice_core.contract import PORT_ENGINE_METRICS, PORT_ROUTER_METRICS
+from llmservice_core.contract import CONDITION_ASLEEP, CONDITION_PROGRESSING, PORT_ENGINE_METRICS, PORT_ROUTER_METRICS
 from llmservice_core.model import Attainment, ClassTraffic, Observation, Reason, ServiceClass
+from llmservice_core.planner_sleep import SLEEP
 from llmservice_operator.facts import Facts
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
@@ -20,6 +21,8 @@ def report(old: Sequence[Condition], facts: Facts) -> list[Condition]:
         "MetricsAvailable": _metrics_available(facts),
         "SLOMet": _slo_met(facts),
         "BudgetLimited": _budget_limited(facts),
+        CONDITION_ASLEEP: _asleep(facts, next((c.reason for c in old if c.type == CONDITION_ASLEEP), "")),
+        CONDITION_PROGRESSING: _progressing(facts),
         "Degraded": _degraded(facts),
     }
     before = {condition.type: condition for condition in old}
@@ -43,6 +46,8 @@ def _ready(facts: Facts) -> Verdict:
     if facts.problem is not None and not facts.pools:
         return UNKNOWN, facts.problem[0], facts.problem[1]
     used = facts.service.spec.pools.used()
+    if facts.is_asleep and facts.router_ready:
+        return TRUE, str(Reason.SCALED_TO_ZERO), "it sleeps: a router holds requests, and the first one starts engines"
     missing = [f"no {pool.value} engine is ready" for pool in used if facts.seen(pool).ready == 0]
     if missing:
         return FALSE, "EnginesNotReady", "; ".join(missing)
@@ -110,6 +115,31 @@ def _budget_limited(facts: Facts) -> Verdict:
     if limited:
         return TRUE, str(Reason.BUDGET_LIMITED), "; ".join(limited)
     return FALSE, "WithinBudget", "no pool is held back by scaling.gpuBudget"
+
+
+def _asleep(facts: Facts, before: str) -> Verdict:
+    """`before`: the reason that stood there; it wakes until every pool has a Ready engine once."""
+    if not facts.service.to_goal().may_sleep:
+        return FALSE, "NeverSleeps", "minReplicas keeps engines in every pool"
+    if facts.is_asleep:
+        return TRUE, str(Reason.SCALED_TO_ZERO), _said_of_sleep(facts) or "no request came yet"
+    missing = [p.value for p in facts.service.spec.pools.used() if facts.seen(p).ready == 0]
+    if missing and before in (Reason.SCALED_TO_ZERO, Reason.WAKING):
+        why = f"; {said}" if (said := _said_of_sleep(facts)) else ""
+        return FALSE, str(Reason.WAKING), f"requests wait for the first {' and '.join(missing)} engine{why}"
+    idle = facts.service.spec.scaling.idle_after
+    return FALSE, "Awake", f"sleeps when no request came for {idle}; {_said_of_sleep(facts)}".removesuffix("; ")
+
+
+def _said_of_sleep(facts: Facts) -> str:
+    steps = facts.plan.steps if facts.plan else ()
+    return next((step.why for step in steps if step.name == SLEEP), "")
+
+
+def _progressing(facts: Facts) -> Verdict:
+    if not facts.rolling_out:
+        return FALSE, "Settled", "one revision runs"
+    return TRUE, "RollingOut", f"revision {facts.revision} starts beside the one that serves"
 
 
 def _degraded(facts: Facts) -> Verdict:

@@ -34,6 +34,11 @@ class Facts:
         return next((p for p in self.pools if p.pool is pool), none)
 
     @property
+    def is_asleep(self) -> bool:
+        """Every pool was decided to be empty; pods may still be on their way out."""
+        return self.service.to_goal().may_sleep and bool(self.sizes) and not any(self.sizes.values())
+
+    @property
     def gpus(self) -> int:
         """Of all pods that exist or are asked for; those that wait for a node count, too."""
         return sum(

@@ -12,8 +12,8 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 
 from llmservice_api.resource import LLMService
-from llmservice_core.model import Mode, Pool, PoolSeen
-from llmservice_operator import children, leaving, metrics, observe_pods, rollout
+from llmservice_core.model import Calls, Mode, Pool, PoolSeen
+from llmservice_operator import children, leaving, metrics, observe_pods, observe_work, rollout
 from llmservice_operator.apply import Applier, Writes
 from llmservice_operator.children import Rendering
 from llmservice_operator.decide import Decision, decide, pools_seen
@@ -28,6 +28,8 @@ GATHER_S = 0.2
 REPAIRED_S = 2.0
 """After a repair we look again this much later: whoever fights us then costs no more than a write in two seconds."""
 RETRY_S = 5.0
+ASLEEP_S = 1.0
+"""How often the routers of a service that sleeps are asked whether a request came."""
 DRAINING_S = 1.0
 """How often pods that drain are asked whether they are done."""
 
@@ -102,10 +104,14 @@ class Keeper:
         if any(outcome.held.values()):
             left_s = min(left_s, DRAINING_S)
         gather_s = REPAIRED_S if outcome.writes.restored else GATHER_S
+        is_asleep = self.service.to_goal().may_sleep and not any(self.sizes.values())
+        listener = asyncio.create_task(self._listen()) if is_asleep else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(left_s, gather_s)):
                 await self._woken.wait()
                 await asyncio.sleep(gather_s)
+        if listener is not None:
+            listener.cancel()
 
     async def pass_once(self, service: LLMService) -> Outcome:
         """One pass; only ServiceGone leaves it. What went wrong is told, and the next pass tries again."""
@@ -175,13 +181,27 @@ class Keeper:
         memory = self.teller.memory
         if memory is not None and self.decided_for[1] not in ("", rendering.revision):
             memory = memory.without_capacity()
-        self.decision = await decide(self.world, service, outcome.pools, memory)
+        self.decision = await decide(self.world, service, outcome.pools, memory, await self._calls(service))
         self.decided_s, self.decided_for, self.teller.memory = time.monotonic(), context, self.decision.memory
         metrics.decided(service, self.decision.observation, self.decision.plan)
         planned = {pool: self.decision.plan.replicas(pool) for pool in before}
         if mode is not Mode.AUTO:
             return before
         return {p: rollout.bounded(service, p, before[p] if n is None else n) for p, n in planned.items()}
+
+    async def _calls(self, service: LLMService) -> Calls | None:
+        """Nobody is asked where no pool may be empty."""
+        if not service.to_goal().may_sleep:
+            return None
+        return await observe_work.calls(self.world.http, self.world.watches.of(POD, service.key))
+
+    async def _listen(self) -> None:
+        """A service that sleeps is decided on as soon as a request comes."""
+        after_s = self.service.to_goal().idle_after_s
+        while (calls := await self._calls(self.service)) is None or calls.last_s is None or calls.last_s >= after_s:
+            await asyncio.sleep(ASLEEP_S)
+        self.decided_s = float("-inf")
+        self.wake()
 
     async def _leaving(
         self, service: LLMService, rendering: Rendering, sizes: Mapping[Pool, int]

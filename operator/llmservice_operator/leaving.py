@@ -61,7 +61,7 @@ async def look(world: World, room: Room) -> Leaving:
     marked = {name_of(p): p for p in alive if contract.ANNOTATION_DRAIN in annotations_of(p)}
     if not marked and not (room.may_begin and len(pods) > room.size):
         return Leaving(room=room)
-    occupants = await _occupants(world, pods, [p for p in everyone if _is_router(p)])
+    occupants = await _occupants(world, pods, [p for p in everyone if observe_work.is_router(p)])
     now_s, deadline_s = world.clock(), room.service.drain_deadline_s
     drains = draining.decide(occupants, room.size, may_begin=room.may_begin, now_s=now_s, deadline_s=deadline_s)
     drains = replace(drains, take_back=(*drains.take_back, *_strays(occupants, marked, drains)))
@@ -125,10 +125,6 @@ def _lives_in(pod: Manifest, room: Room) -> bool:
     wanted = (contract.COMPONENT_ENGINE, room.pool.value)
     is_here = (labels.get(contract.LABEL_COMPONENT), labels.get(contract.LABEL_POOL)) == wanted
     return is_here and not pod["metadata"].get("deletionTimestamp") and status.get("phase") not in ENDED
-
-
-def _is_router(pod: Manifest) -> bool:
-    return labels_of(pod).get(contract.LABEL_COMPONENT) == contract.COMPONENT_ROUTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,4 +157,11 @@ def _ready(deployment: Manifest) -> int:
 def _is_complete(deployment: Manifest) -> bool:
     status = deployment.get("status") or {}
     seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
-    return bool(seen and _ready(deployment) >= max(1, deployment["spec"].get("replicas", 1)))
+    return bool(seen and _ready(deployment) >= _wanted(deployment))
+
+
+def _wanted(deployment: Manifest) -> int:
+    """At least one, unless the pool was decided to be empty: the service sleeps, and nothing is to be waited for."""
+    if annotations_of(deployment).get(ANNOTATION_REPLICAS) == "0":
+        return 0
+    return max(1, int(deployment["spec"].get("replicas", 1)))
