@@ -139,12 +139,16 @@ def _said_of_sleep(facts: Facts) -> str:
 def _progressing(facts: Facts) -> Verdict:
     if not facts.rolling_out:
         return FALSE, "Settled", "one revision runs"
+    if facts.trouble is not None:
+        return FALSE, "RolloutStopped", f"revision {facts.revision} does not become Ready: see condition Degraded"
     return TRUE, "RollingOut", f"revision {facts.revision} starts beside the one that serves"
 
 
 def _degraded(facts: Facts) -> Verdict:
     if facts.problem is not None:
         return TRUE, facts.problem[0], facts.problem[1]
+    if facts.trouble is not None:
+        return TRUE, facts.trouble[0], facts.trouble[1]
     waiting = [f"{p.unschedulable} {p.pool.value}" for p in facts.pools if p.unschedulable]
     if waiting:
         sentence = f"{' and '.join(waiting)} pods find no node: see `kubectl describe pod` for what they lack"

@@ -8,18 +8,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmservice_api.resource import LLMService
 from llmservice_core.model import Calls, Mode, Pool, PoolSeen
-from llmservice_operator import children, leaving, metrics, observe_pods, observe_work, rollout
+from llmservice_operator import children, leaving, metrics, observe_pods, observe_work, rollout, trouble
 from llmservice_operator.apply import Applier, Writes
 from llmservice_operator.children import Rendering
 from llmservice_operator.decide import Decision, decide, pools_seen
 from llmservice_operator.errors import Misconfigured, NotReady, OperatorError, ServiceGone
 from llmservice_operator.facts import Facts
 from llmservice_operator.kinds import DEPLOYMENT, POD, POD_MONITOR, Manifest
+from llmservice_operator.last_words import LastWords
 from llmservice_operator.teller import Teller
 from llmservice_operator.world import World
 
@@ -55,6 +56,7 @@ class Keeper:
     service: LLMService
     applier: Applier = field(init=False)
     teller: Teller = field(init=False)
+    last_words: LastWords = field(init=False)
     decision: Decision | None = None
     sizes: dict[Pool, int] = field(default_factory=dict)
     """As decided last; what a deleted Deployment comes back with."""
@@ -66,6 +68,7 @@ class Keeper:
 
     def __post_init__(self) -> None:
         self.applier = Applier(self.world.cluster, self.world.watches)
+        self.last_words = LastWords(self.world.cluster)
         self.teller = Teller(self.world, self.service.status)
         self.sizes = self.teller.sizes_shown()
         self.decided_for = (0, (self.service.status.revision or "") if self.service.status else "")
@@ -259,9 +262,22 @@ class Keeper:
             plan=self.decision.plan if self.decision else None,
             routers_bare=bare,
             routers_unready=unready,
+            trouble=await self._trouble(service, outcome, deployments),
             problem=outcome.problem,
         )
         await self.teller.tell(facts, outcome.writes.restored)
+
+    async def _trouble(
+        self, service: LLMService, outcome: Outcome, deployments: Sequence[Manifest]
+    ) -> tuple[str, str] | None:
+        """Of the pod that does not become Ready, with the last lines of its log."""
+        found = trouble.find(self.world.watches.of(POD, service.key), deployments, outcome.revision)
+        words = await self.last_words.of(service, found)
+        if found is None:
+            return None
+        earlier = rollout.serves(d for d in deployments if not rollout.is_current(d, outcome.revision or ""))
+        serves = earlier if outcome.rolling_out and found.revision == outcome.revision else None
+        return found.reason, trouble.sentence(found, words, earlier_serves=serves)
 
     def _engines(self, service: LLMService) -> list[Manifest]:
         return rollout.engines(self.world.watches.of(DEPLOYMENT, service.key))

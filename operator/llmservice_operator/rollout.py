@@ -70,7 +70,7 @@ def removable(revision: str, pools: Iterable[Pool], deployments: Sequence[Manife
         return old
     proven = [group for group in _by_age(deployments) if _was_complete(group)]
     kept = next((group for group in proven if group[0] in old), [])
-    if not any(_serves(group) for group in proven):
+    if not any(serves(group) for group in proven):
         kept = kept + [d for d in old if _ready(d)]
     return [d for d in old if d not in kept]
 
@@ -78,6 +78,10 @@ def removable(revision: str, pools: Iterable[Pool], deployments: Sequence[Manife
 def outdated(revision: str, pools: Iterable[Pool], deployments: Sequence[Manifest]) -> list[Manifest]:
     wanted = set(pools)
     return [d for d in deployments if not is_current(d, revision) or _pool(d) not in wanted]
+
+
+def serves(group: Iterable[Manifest]) -> bool:
+    return _covers([d for d in group if _ready(d)])
 
 
 def gpus(deployments: Iterable[Manifest], resource: str) -> int:
@@ -133,10 +137,6 @@ def _created(deployment: Manifest) -> str:
 def _was_complete(group: Sequence[Manifest]) -> bool:
     """At some time all its pods were available; the Deployment controller notes that once and for all."""
     return _covers(group) and all(_progress(d) == "NewReplicaSetAvailable" for d in group)
-
-
-def _serves(group: Sequence[Manifest]) -> bool:
-    return _covers([d for d in group if _ready(d)])
 
 
 def _covers(group: Iterable[Manifest]) -> bool:
