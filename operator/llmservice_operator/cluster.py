@@ -99,7 +99,14 @@ class Cluster:
 
         No server-side apply: that would make the object anew if it is gone.
         """
-        body = {"metadata": {"uid": item["metadata"]["uid"], "annotations": dict(annotations)}}
+        return await self._merge(item, {"metadata": {"annotations": dict(annotations)}})
+
+    async def scale(self, deployment: Manifest, replicas: int) -> Manifest:
+        """Only its size: of an earlier revision, whose other fields are nobody's wish any more."""
+        return await self._merge(deployment, {"spec": {"replicas": replicas}})
+
+    async def _merge(self, item: Manifest, change: Manifest) -> Manifest:
+        body = {**change, "metadata": {**change.get("metadata", {}), "uid": item["metadata"]["uid"]}}
         path = kind_of(item).path(namespace_of(item), name_of(item))
         answer = await self._call("PATCH", path, query={"fieldManager": FIELD_MANAGER}, body=body, headers=_MERGE)
         return {"apiVersion": item["apiVersion"], "kind": item["kind"], **answer}

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 from llmservice_api.plan_status import timestamp
 from llmservice_api.status import Condition
-from llmservice_core.contract import CONDITION_ASLEEP, CONDITION_PROGRESSING, PORT_ENGINE_METRICS, PORT_ROUTER_METRICS
+from llmservice_core.contract import (
+    CONDITION_ASLEEP,
+    CONDITION_PROGRESSING,
+    PORT_ENGINE_METRICS,
+    PORT_ROUTER_METRICS,
+    REASON_ROLLOUT_PAUSE,
+)
 from llmservice_core.model import Attainment, ClassTraffic, Observation, Reason, ServiceClass
 from llmservice_core.planner_sleep import SLEEP
 from llmservice_operator.facts import Facts
@@ -22,7 +28,7 @@ def report(old: Sequence[Condition], facts: Facts) -> list[Condition]:
         "SLOMet": _slo_met(facts),
         "BudgetLimited": _budget_limited(facts),
         CONDITION_ASLEEP: _asleep(facts, next((c.reason for c in old if c.type == CONDITION_ASLEEP), "")),
-        CONDITION_PROGRESSING: _progressing(facts),
+        CONDITION_PROGRESSING: progressing(facts),
         "Degraded": _degraded(facts),
     }
     before = {condition.type: condition for condition in old}
@@ -136,12 +142,26 @@ def _said_of_sleep(facts: Facts) -> str:
     return next((step.why for step in steps if step.name == SLEEP), "")
 
 
-def _progressing(facts: Facts) -> Verdict:
+def progressing(facts: Facts) -> Verdict:
+    revision, few = f"revision {facts.revision}", _few_gpus(facts)
     if not facts.rolling_out:
         return FALSE, "Settled", "one revision runs"
+    if facts.is_paused:
+        return TRUE, REASON_ROLLOUT_PAUSE, f"no engine serves until {revision} does{few}: requests wait in the routers"
     if facts.trouble is not None:
-        return FALSE, "RolloutStopped", f"revision {facts.revision} does not become Ready: see condition Degraded"
-    return TRUE, "RollingOut", f"revision {facts.revision} starts beside the one that serves"
+        return FALSE, "RolloutStopped", f"{revision} does not become Ready: see condition Degraded"
+    how = (
+        f"takes the place of the one that serves, engine by engine{few}" if few else "starts beside the one that serves"
+    )
+    return TRUE, "RollingOut", f"{revision} {how}"
+
+
+def _few_gpus(facts: Facts) -> str:
+    limit = facts.rollout_limit
+    if limit is None:
+        return ""
+    known = f"{limit} GPUs that the cluster has" if limit.isdigit() else "scaling.gpuBudget"
+    return f", for {known} do not hold both"
 
 
 def _degraded(facts: Facts) -> Verdict:

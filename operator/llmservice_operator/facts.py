@@ -20,8 +20,10 @@ class Facts:
     rolling_out: bool
     observation: Observation | None
     plan: Plan | None
-    rollout_gpus: int | None = None
-    """Of the engines of all revisions, while a rollout is under way."""
+    rollout_limit: str | None = None
+    """What keeps the new revision from starting in full beside the old one: `budget`, or GPUs of the cluster."""
+    is_paused: bool = False
+    """Neither revision serves until the new one does."""
     routers_bare: int = 0
     """Router pods that have a node and get no volumes or network there."""
     routers_unready: int = 0

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 
 from llmservice_api.resource import LLMService
 from llmservice_core.model import Calls, Mode, Pool, PoolSeen
-from llmservice_operator import children, leaving, metrics, observe_pods, observe_work, rollout, trouble
+from llmservice_operator import (
+    children,
+    leaving,
+    metrics,
+    observe_pods,
+    observe_work,
+    replace_revision,
+    rollout,
+    trouble,
+)
 from llmservice_operator.apply import Applier, Writes
 from llmservice_operator.children import Rendering
 from llmservice_operator.decide import Decision, decide, pools_seen
@@ -21,6 +30,7 @@ from llmservice_operator.errors import Misconfigured, NotReady, OperatorError, S
 from llmservice_operator.facts import Facts
 from llmservice_operator.kinds import DEPLOYMENT, POD, POD_MONITOR, Manifest
 from llmservice_operator.last_words import LastWords
+from llmservice_operator.replace_revision import Replacement
 from llmservice_operator.teller import Teller
 from llmservice_operator.world import World
 
@@ -45,8 +55,9 @@ class Outcome:
     revision: str | None = None
     rolling_out: bool = False
     writes: Writes = field(default_factory=Writes)
-    held: dict[Pool, int] = field(default_factory=dict)
-    """Pods beyond a pool's size that still drain."""
+    replacement: Replacement | None = None
+    drains: bool = False
+    """A pod stays beyond the size of its pool, because it still drains."""
     problem: tuple[str, str] | None = None
 
 
@@ -104,7 +115,7 @@ class Keeper:
             left_s = self.passed_s + interval_s - now_s
         if outcome.problem is not None and outcome.problem[0] != Misconfigured.reason:
             left_s = min(left_s, RETRY_S)
-        if any(outcome.held.values()):
+        if outcome.drains:
             left_s = min(left_s, DRAINING_S)
         gather_s = REPAIRED_S if outcome.writes.restored else GATHER_S
         is_asleep = self.service.to_goal().may_sleep and not any(self.sizes.values())
@@ -206,47 +217,35 @@ class Keeper:
         self.decided_s = float("-inf")
         self.wake()
 
-    async def _leaving(
-        self, service: LLMService, rendering: Rendering, sizes: Mapping[Pool, int]
-    ) -> list[leaving.Leaving]:
-        deployments = self._engines(service)
-        rooms = (
-            leaving.Room(
-                service=service,
-                pool=pool,
-                revision=rendering.revision,
-                size=size,
-                written=rollout.written(pool, rendering.revision, deployments),
-            )
-            for pool, size in sizes.items()
-        )
-        return [await leaving.look(self.world, room) for room in rooms]
-
     async def _converge(
         self, service: LLMService, rendering: Rendering, outcome: Outcome, sizes: Mapping[Pool, int]
     ) -> None:
-        watches = self.world.watches
-        deployments = self._engines(service)
-        old = rollout.names(rollout.outdated(rendering.revision, rendering.templates, deployments))
-        going = rollout.names(rollout.removable(rendering.revision, rendering.templates, deployments))
-        outcome.rolling_out = bool(old - going)
-        pools = await self._leaving(service, rendering, sizes)
-        outcome.held = {p.room.pool: p.held for p in pools}
+        watches, deployments = self.world.watches, self._engines(service)
+        revision, pods = rendering.revision, watches.of(POD, service.key)
+        outdated = rollout.names(rollout.outdated(revision, rendering.templates, deployments))
+        kept = outdated - rollout.names(rollout.removable(revision, rendering.templates, deployments))
+        swap = replace_revision.look(service, revision, sizes, deployments, kept, pods, self.world.clock())
+        outcome.rolling_out, outcome.replacement = bool(kept), swap
+        pools = [await leaving.look(self.world, room) for room in swap.rooms()]
+        outcome.drains = any(p.held for p in pools)
         wanted = children.render(
             service,
             self.world.settings,
             rendering,
             sizes,
-            held=outcome.held,
+            held={p.room.pool: p.held for p in pools if p.room.revision == revision},
+            rollout=swap.partial,
             pod_monitors=watches.exists(POD_MONITOR),
         )
-        await self.applier.converge(service, wanted, old - going, outcome.writes)
+        await self.applier.converge(service, wanted, kept, outcome.writes)
         for pool in pools:
+            if pool.room.successor:
+                old = rollout.of_room(deployments, pool.room.pool, pool.room.revision)
+                await self.applier.lower(old, pool.asked, outcome.writes)
             await leaving.carry_out(self.world, pool, self.teller.post_once, outcome.writes.refused)
 
     async def _tell(self, service: LLMService, outcome: Outcome) -> None:
         deployments = self._engines(service)
-        gpus = rollout.gpus(deployments, service.spec.engine.accelerator_resource)
         now_s, pods = self.world.clock(), self.world.watches.of(POD, service.key)
         bare, unready = observe_pods.waiting_routers(pods, now_s)
         facts = Facts(
@@ -257,7 +256,8 @@ class Keeper:
             router_ready=self._routers_ready(service),
             revision=outcome.revision,
             rolling_out=outcome.rolling_out,
-            rollout_gpus=gpus if outcome.rolling_out else None,
+            is_paused=outcome.replacement is not None and outcome.replacement.is_pause,
+            rollout_limit=outcome.replacement.limit if outcome.replacement else None,
             observation=self.decision.observation if self.decision else None,
             plan=self.decision.plan if self.decision else None,
             routers_bare=bare,

@@ -74,6 +74,13 @@ class FakeCluster:
         self.put(key, stored)
         return copy.deepcopy(self.objects[key])
 
+    async def scale(self, deployment: Manifest, replicas: int) -> Manifest:
+        key = f"{deployment['kind']}/{name_of(deployment)}"
+        stored = copy.deepcopy(self.objects[key])
+        stored["spec"]["replicas"] = replicas
+        self.put(key, stored)
+        return copy.deepcopy(self.objects[key])
+
     async def log(self, namespace: str, pod: str, options: Mapping[str, str]) -> str:
         self.logs_read.append((pod, dict(options)))
         if pod not in self.logs:
