@@ -48,9 +48,10 @@ def is_ready(pod: Manifest) -> bool:
 
 
 def unplaced(pods: Iterable[Pod], now_s: float, longer_than_s: float) -> list[Pod]:
-    """Those that have found no node for so long."""
-    lost = [p for p in pods if _state(p) == "unschedulable"]
-    since = [(p, _seconds(_condition(p, "PodScheduled").get("lastTransitionTime"))) for p in lost]
+    """Those that have found no node for so long, also if they are to go since."""
+    alive = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
+    lost = [(p, c) for p in alive if (c := _condition(p, "PodScheduled")).get("reason") == "Unschedulable"]
+    since = [(p, _seconds(c.get("lastTransitionTime"))) for p, c in lost if c.get("status") == "False"]
     return [pod for pod, since_s in since if since_s is not None and now_s - since_s > longer_than_s]
 
 
