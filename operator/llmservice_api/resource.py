@@ -86,8 +86,8 @@ class Scaling(Node):
     )
     gpu_budget: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None,
-        description="GPUs of all pools together, pending pods counted. It limits sizes, not rollouts: while a new"
-        " revision starts beside the old one, both hold GPUs, about twice as many.",
+        description="GPUs of all pools together, pending pods counted. A new revision starts beside the old one as far"
+        " as it goes; without room for a second pair a lone one pauses while it is replaced.",
     )
     interval: Interval = Field("15s", description="Time between two decisions.")
     idle_after: IdleAfter = Field(
