@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmservice_api.resource import LLMService
@@ -118,14 +118,10 @@ class Keeper:
         if outcome.drains:
             left_s = min(left_s, DRAINING_S)
         gather_s = REPAIRED_S if outcome.writes.restored else GATHER_S
-        is_asleep = self.service.to_goal().may_sleep and not any(self.sizes.values())
-        listener = asyncio.create_task(self._listen()) if is_asleep else None
-        with contextlib.suppress(TimeoutError):
+        with self._listening(), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(left_s, gather_s)):
                 await self._woken.wait()
                 await asyncio.sleep(gather_s)
-        if listener is not None:
-            listener.cancel()
 
     async def pass_once(self, service: LLMService) -> Outcome:
         """One pass; only ServiceGone leaves it. What went wrong is told, and the next pass tries again."""
@@ -208,6 +204,16 @@ class Keeper:
         if not service.to_goal().may_sleep:
             return None
         return await observe_work.calls(self.world.http, self.world.watches.of(POD, service.key))
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        is_asleep = self.service.to_goal().may_sleep and not any(self.sizes.values())
+        task = asyncio.create_task(self._listen()) if is_asleep else None
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.cancel()
 
     async def _listen(self) -> None:
         """A service that sleeps is decided on as soon as a request comes."""
