@@ -15,13 +15,13 @@ from llmservice_operator.kinds import Manifest, annotations_of, labels_of, name_
 CRASHED: Final = "EngineCrashed"
 IMAGE: Final = "ImageNotPulled"
 NOT_STARTED: Final = "ContainerNotStarted"
-REMOVED: Final = "PodRemoved"
 OVERDUE: Final = "ProgressDeadlineExceeded"
-ORDER: Final = (CRASHED, IMAGE, NOT_STARTED, REMOVED, str(Reason.UNSCHEDULABLE), OVERDUE)
+ORDER: Final = (CRASHED, IMAGE, NOT_STARTED, str(Reason.UNSCHEDULABLE), OVERDUE)
 """Which is told of when there are several: the surer that it does not end by itself, the earlier."""
 NO_IMAGE: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 HARMLESS: Final = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
 """Waiting for these is no trouble, or trouble that the last end of the container tells better."""
+ENDED: Final = ("Succeeded", "Failed")
 LONGEST: Final = 300
 
 
@@ -70,8 +70,8 @@ def sentence(trouble: Trouble, last_words: Sequence[str] | str, *, earlier_serve
 
 def _of_pod(pod: Manifest) -> Trouble | None:
     status = pod.get("status") or {}
-    if status.get("phase") == "Failed":
-        return _trouble(pod, REMOVED, f"{status.get('reason') or 'failed'}{_more(status.get('message'))}")
+    if status.get("phase") in ENDED:
+        return None  # an evicted pod stays as a record, and another one has taken its place
     scheduled = _condition(status, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == Reason.UNSCHEDULABLE:
         return _trouble(pod, str(Reason.UNSCHEDULABLE), f"finds no node{_more(scheduled.get('message'))}")

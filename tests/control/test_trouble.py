@@ -61,7 +61,7 @@ TABLE = [
         'secret "hub" not found',
     ),
     ("no node", HOMELESS, "Unschedulable", "finds no node: 0/2 nodes: no GPU"),
-    ("evicted", {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}, "PodRemoved", "Evicted: low on"),
+    ("evicted, and replaced", {**container(ended(137)), "phase": "Failed", "reason": "Evicted"}, None, ""),
     (
         "an init container",
         {"initContainerStatuses": [{"name": "fetch", "ready": False, "restartCount": 3, "state": ended(5)}]},
