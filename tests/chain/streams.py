@@ -20,6 +20,7 @@ class Streams:
 
     url: str
     model: str
+    patience_s: float = 120.0
     whole: int = 0
     lost: list[str] = field(default_factory=list)
     expected: dict[int, str] = field(default_factory=dict)
@@ -55,7 +56,7 @@ class Streams:
             self.expected = {i: await self.one(session, i) for i in range(len(TOKENS))}
 
     async def run(self, width: int) -> None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.patience_s)) as session:
             await asyncio.gather(*(self._ask_on(session, i) for i in range(width)))
 
     async def _ask_on(self, session: aiohttp.ClientSession, which: int) -> None:
@@ -76,9 +77,9 @@ class Streams:
 
 
 @contextmanager
-def streaming(url: str, model: str, width: int) -> Iterator[Streams]:
+def streaming(url: str, model: str, width: int, patience_s: float = 120.0) -> Iterator[Streams]:
     """`width` streams at any time while the block runs; those that are open at its end are read to theirs."""
-    streams = Streams(url, model)
+    streams = Streams(url, model, patience_s)
     asyncio.run(streams.learn())
     thread = threading.Thread(target=lambda: asyncio.run(streams.run(width)))
     thread.start()
@@ -86,4 +87,4 @@ def streaming(url: str, model: str, width: int) -> Iterator[Streams]:
         yield streams
     finally:
         streams.stop()
-        thread.join(150)
+        thread.join(patience_s + 30)
