@@ -11,6 +11,7 @@ from llmservice_operator import pod_security
 from llmservice_operator.child_parts import (
     ANNOTATION_HELD,
     ANNOTATION_REPLICAS,
+    ANNOTATION_ROLLOUT,
     described,
     digest,
     identity,
@@ -43,9 +44,19 @@ def revision(pod_templates: Mapping[Pool, Manifest]) -> str:
 
 
 def deployment(
-    service: LLMService, pool: Pool, template: Manifest, revision: str, replicas: int, held: int = 0
+    service: LLMService,
+    pool: Pool,
+    template: Manifest,
+    revision: str,
+    replicas: int,
+    held: int = 0,
+    *,
+    for_now: int | None = None,
+    why: str | None = None,
 ) -> Manifest:
-    """`held`: pods beyond the decided size that are there until they have drained."""
+    """`held`: pods beyond the decided size that are there until they have drained. `for_now`: fewer replicas than were
+    decided, while an earlier revision gives way; `why` goes into the annotation."""
+    asked = replicas if for_now is None else for_now
     labels = identity(service, contract.COMPONENT_ENGINE) | {
         contract.LABEL_POOL: pool.value,
         contract.LABEL_REVISION: revision,
@@ -57,7 +68,7 @@ def deployment(
         f"{pool_name(service, pool)}-{revision}",
         labels,
         spec={
-            "replicas": replicas + held,
+            "replicas": asked + held,
             "selector": {"matchLabels": labels},
             # A template never changes within a revision. Where somebody edits it and we put it back, no GPU is
             # asked for beyond those that the pool has.
@@ -67,9 +78,9 @@ def deployment(
             "template": {**template, "metadata": {**template["metadata"], "labels": pod_labels}},
         },
     )
-    made["metadata"]["annotations"] = {ANNOTATION_REPLICAS: str(replicas)} | (
-        {ANNOTATION_HELD: str(held)} if held else {}
-    )
+    notes = {ANNOTATION_HELD: str(held)} if held else {}
+    notes |= {ANNOTATION_ROLLOUT: why} if why is not None and asked < replicas else {}
+    made["metadata"]["annotations"] = {ANNOTATION_REPLICAS: str(replicas)} | notes
     return made
 
 

@@ -4,7 +4,7 @@ Engine Deployments of earlier revisions are not rendered; whether they may go is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmservice_api.resource import LLMService
 from llmservice_core import contract
@@ -23,6 +23,14 @@ class Rendering:
     revision: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partial:
+    """How many engines of the present revision there may be while an earlier one holds GPUs, and what limits them."""
+
+    replicas: Mapping[Pool, int] = field(default_factory=dict)
+    why: str | None = None
+
+
 def look(service: LLMService, settings: Settings) -> Rendering:
     templates = child_engine.templates(service, settings)
     return Rendering(templates=templates, revision=child_engine.revision(templates))
@@ -35,10 +43,11 @@ def render(
     sizes: Mapping[Pool, int],
     *,
     held: Mapping[Pool, int] | None = None,
+    rollout: Partial | None = None,
     pod_monitors: bool = False,
 ) -> list[Manifest]:
     """All children in the order in which they are made. `held`: pods beyond a pool's size that still drain."""
-    beyond = held or {}
+    beyond, now = held or {}, rollout or Partial()
     return [
         *child_router.account(service),
         *child_router.services(service),
@@ -48,7 +57,16 @@ def render(
         *(_pod_monitors(service) if pod_monitors else ()),
         child_router.deployment(service, settings),
         *(
-            child_engine.deployment(service, pool, template, rendering.revision, sizes[pool], beyond.get(pool, 0))
+            child_engine.deployment(
+                service,
+                pool,
+                template,
+                rendering.revision,
+                sizes[pool],
+                beyond.get(pool, 0),
+                for_now=now.replicas.get(pool),
+                why=now.why,
+            )
             for pool, template in rendering.templates.items()
         ),
     ]

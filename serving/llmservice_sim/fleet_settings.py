@@ -99,6 +99,8 @@ class Scenario:
     """Longest prompt and answer together; vLLM refuses longer requests. None: what the KV cache holds."""
     wait_for_engine_s: float = 10.0
     """The router's patience with a fleet that has no engine, its default; then the request is shed."""
+    wait_for_start_s: float = 900.0
+    """The same while a service that may sleep has no engine: the router's default."""
     finish_s: float = 120.0
     """What a leaving pod may use to end its streams, as the operator sets it; what is left then is cut."""
     room: Room = UNBOUNDED

@@ -14,6 +14,10 @@ what it is for. A test holds this list against operator/llmservice_operator/rbac
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch]
+# The last lines of an engine that ended, for condition Degraded; what looks like a secret is taken out.
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
 # Pools and routers, and putting back what somebody edits or deletes. Server-side apply is a patch, and a create where
 # nothing is yet. delete: pools of an old revision.
 - apiGroups: [apps]
