@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-DONE, DATA = b"data: [DONE]", b"data: "
+DONE, DATA, END = b"data: [DONE]", b"data: ", b"0\r\n\r\n"
 
 
 class Asker(asyncio.Protocol):
@@ -26,7 +26,7 @@ class Asker(asyncio.Protocol):
         self._request, self._seen, self._closed = request, seen, closed
         self._transport: Any = None
         self._began_s = self._first_s = 0.0
-        self._tail, self._events, self.may_ask = b"", 0, True
+        self._tail, self._events, self._is_done, self.may_ask = b"", 0, False, True
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -34,22 +34,26 @@ class Asker(asyncio.Protocol):
 
     def _ask(self) -> None:
         self._began_s, self._first_s, self._tail, self._events = time.perf_counter(), 0.0, b"", 0
+        self._is_done = False
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        text = self._tail + data
-        self._tail = text[-5:] if len(text) >= 5 else text
-        found = text.count(DATA)
+        text, before = self._tail + data, self._tail.count(DATA)
+        self._tail = text[-11:]
+        found = text.count(DATA) - before
         if found and not self._first_s:
             self._first_s = time.perf_counter() - self._began_s
         self._events += found
-        if DONE in text or (not self._events and b"\r\n\r\n" in text and b" 200 " not in text[:16]):
-            self._end(is_whole=DONE in text)
+        self._is_done = self._is_done or DONE in text
+        if self._is_done and text.endswith(END):
+            self._end(is_whole=True)
+        elif not self._events and b"\r\n\r\n" in text and b" 200 " not in text[:16]:
+            self._end(is_whole=False)
 
     def _end(self, *, is_whole: bool) -> None:
         self._seen.append((self._first_s, self._events, is_whole))
         if self.may_ask:
-            asyncio.get_running_loop().call_later(0.005, self._ask)  # the end of the chunked body is still to come
+            self._ask()
         else:
             self._transport.close()
 

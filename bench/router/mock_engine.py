@@ -18,17 +18,25 @@ import uvloop
 KV = {"do_remote_prefill": True, "remote_engine_id": "e", "remote_block_ids": [[1]], "remote_host": "127.0.0.1"}
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: "
 CHUNKED = HEAD + b"text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
-EVENT = (
-    b'data: {"id":"cmpl-0123456789abcdef0123456789abcdef","object":"text_completion","created":1760000000,"model":"m",'
-    b'"choices":[{"index":0,"text":" word","logprobs":null,"finish_reason":null,"stop_reason":null}],"usage":null}\n\n'
-)
+IDS = b',"prompt_token_ids":null,"token_ids":[4711]'
+PROMPT_IDS = b',"prompt_token_ids":[%b],"token_ids":[4711]' % b",".join([b"4711"] * 100)
+
+
+def event(ids: bytes = b"") -> bytes:
+    """As vLLM 0.32 writes it; `ids` where the request asks for token ids."""
+    return (
+        b'data: {"id":"cmpl-0123456789abcdef0123456789abcdef","object":"text_completion","created":1760000000,'
+        b'"model":"m","choices":[{"index":0,"text":" word","logprobs":null,"finish_reason":null,"stop_reason":null'
+        b"%b}]}\n\n" % ids
+    )
 
 
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-TOKEN = chunk(EVENT)
+TOKEN, TOKEN_WITH_IDS, FIRST_WITH_IDS = chunk(event()), chunk(event(IDS)), chunk(event(PROMPT_IDS))
+LAST = b'"finish_reason":"length"'
 
 
 class Clock:
@@ -50,8 +58,8 @@ class Clock:
 
 class Connection(asyncio.Protocol):
     def __init__(self, clock: Clock) -> None:
-        self._clock, self._buffer, self._left, self._prompt = clock, b"", 0, 0
-        self._wants_usage = False
+        self._clock, self._buffer, self._left, self._answer_tokens = clock, b"", 0, 0
+        self._wants_usage = self._wants_ids = self._has_begun = False
         self._transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
@@ -85,7 +93,8 @@ class Connection(asyncio.Protocol):
             self._whole({"id": "p", "model": "m", "choices": [choice], "usage": usage, "kv_transfer_params": KV})
             return
         self._left = asked.get("max_tokens", 16)
-        self._prompt = self._left
+        self._answer_tokens = self._left
+        self._wants_ids, self._has_begun = bool(asked.get("return_token_ids")), False
         self._wants_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
         self._transport.write(CHUNKED)
         self._clock.open.add(self)
@@ -96,16 +105,20 @@ class Connection(asyncio.Protocol):
 
     def token(self) -> None:
         self._left -= 1
+        token = (TOKEN_WITH_IDS if self._has_begun else FIRST_WITH_IDS) if self._wants_ids else TOKEN
+        self._has_begun = True
         if self._left > 0:
-            self._transport.write(TOKEN)
+            self._transport.write(token)
             return
         self._clock.open.discard(self)
         usage = b""
         if self._wants_usage:
-            counts = {"prompt_tokens": 100, "completion_tokens": self._prompt, "total_tokens": 100 + self._prompt}
+            counts = {"prompt_tokens": 100, "completion_tokens": self._answer_tokens}
+            counts["total_tokens"] = 100 + self._answer_tokens
             usage = b"data: " + json.dumps({"id": "c", "choices": [], "usage": counts}, separators=(",", ":")).encode()
             usage = chunk(usage + b"\n\n")
-        self._transport.write(TOKEN + usage + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        last = chunk(event(IDS if self._wants_ids else b"").replace(b'"finish_reason":null', LAST))
+        self._transport.write(last + usage + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
 
 async def serve(port: int, gap_s: float) -> None:

@@ -176,8 +176,8 @@ def summary(one: Side, other: Side, tokens: int) -> Result:
     )
 
 
-async def wait_ready(url: str) -> None:
-    async with aiohttp.ClientSession() as client, asyncio.timeout(20):
+async def wait_ready(url: str, timeout_s: float = 20) -> None:
+    async with aiohttp.ClientSession() as client, asyncio.timeout(timeout_s):
         while True:
             try:
                 async with client.post(f"{url}/tokenize", json={"prompt": "a"}) as reply:

@@ -183,7 +183,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help=f"keep the table in {RESULTS.name}")
     args = parser.parse_args()
-    kinds: dict[str, Sequence[str]] = {OURS: (), THEIRS: ()}
+    kinds: dict[str, Sequence[str]] = {
+        f"{OURS}, resume off": ("--resume", "off"), f"{OURS}, resume on": ("--resume", "on"), THEIRS: ()
+    }  # fmt: skip
     lines = [HEAD]
     print(HEAD, flush=True)
     for mode in ("plain", "P/D"):

@@ -6,7 +6,7 @@ Exact engines (docs/simulator.md), A100 step times, slai-plus, two classes (inte
 row; batch: 10 s, 0.5 s; half each), prompts cut at 4,096 tokens, fixed sizes, the router's queue as in production. For
 each number of GPUs the highest rate, by bisection to 3 % of `work`, at which 99 % of the requests are good (first token
 in time, at most 1 % of the own gaps late); for pools that of the best split. KV moves at 20.8 GB/s (between machines)
-unless the row says otherwise. `work`: the rate that RAD's lambda d = g allows, with chunks of 512 tokens and 128 decodes.
+unless the row says otherwise. `work`: the rate that RAD's lambda d = g allows (chunks of 512 tokens, 128 decodes).
 """
 
 from __future__ import annotations

@@ -16,19 +16,37 @@ def disaggregated(name: str) -> dict[str, Any]:
     return service(name, disaggregation="Always", pools={pool: pool_of(1, 2) for pool in ("prefill", "decode")})
 
 
-def mixed(name: str) -> dict[str, Any]:
-    return service(name, disaggregation="Never", pools={"mixed": pool_of(1, 2)})
+def mixed(name: str, **spec: Any) -> dict[str, Any]:
+    return service(name, disaggregation="Never", pools={"mixed": pool_of(1, 2)}, **spec)
 
 
-def leaving(name: str, *, prefill: int, decode: int) -> dict[str, Any]:
+def leaving(name: str, *, prefill: int, decode: int, routers: int = 1) -> dict[str, Any]:
     """Sizes that stay as they are set, and steps as long as a card's, so that answers last for seconds."""
     made = service(
         name,
         disaggregation="Always",
         pools={"prefill": pool_of(prefill, prefill), "decode": pool_of(decode, decode)},
         scaling={"interval": "5s", "gpuBudget": 8, "scaleDown": {"stabilization": "0s", "drainDeadline": "100s"}},
+        router={"replicas": routers},
     )
     made["spec"]["engine"] = local_engine(kv_bytes=KV_TOKENS * KV_BYTES_PER_TOKEN, **{contract.ENV_PACE: PACE})
+    return made
+
+
+def asleep(name: str, idle_after: str) -> dict[str, Any]:
+    """No engine until the first request, and none again soon after the last."""
+    return service(
+        name,
+        disaggregation="Always",
+        pools={pool: pool_of(0, 1) for pool in ("prefill", "decode")},
+        scaling={"interval": "5s", "gpuBudget": 2, "idleAfter": idle_after},
+    )
+
+
+def lone_pair(name: str) -> dict[str, Any]:
+    """One engine in each pool and not a GPU more: a new revision has to wait until the old one is gone."""
+    made = leaving(name, prefill=1, decode=1)
+    made["spec"]["scaling"]["gpuBudget"] = 2
     return made
 
 

@@ -11,8 +11,14 @@ from llmservice_sim.engine import Engine, EngineLimits
 
 
 def engine_of(
-    policy: str, limits: EngineLimits, step_time: StepTime, settings: Mapping[str, Any] | None = None
+    policy: str,
+    limits: EngineLimits,
+    step_time: StepTime,
+    tile_tokens: int = 128,
+    token_budget: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Engine:
     """As in production, which believes the step model that it is paced by or has learned. `settings`: the policy's own.
     ValueError: no such name."""
-    return Engine(limits, make_policy(policy, settings), step_time, token_budget="auto")
+    made = make_policy(policy, settings)
+    return Engine(limits, made, step_time, token_budget=token_budget or "auto", tile_tokens=tile_tokens)

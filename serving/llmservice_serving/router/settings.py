@@ -42,6 +42,7 @@ class Settings:
     queue_tokens: int = _knob(1_000_000, "predicted prompt tokens of one class that may wait here; then 503")
     log_level: str = _knob("INFO", "DEBUG also logs each good request")
     wait_for_endpoint_s: float = _knob(10.0, "a request waits this long when no engine can take it, then 503")
+    wait_for_start_s: float = _knob(900.0, "the same while the LLMService says that engines are on their way")
     exclude_s: float = _knob(2.0, "an engine that failed gets nothing new for this long")
     max_attempts: int = _knob(3, "routes tried per request while nothing was sent to the client")
     connect_timeout_s: float = _knob(2.0, "time to connect to an engine in the same cluster")

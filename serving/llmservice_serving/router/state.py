@@ -48,6 +48,7 @@ class Shared:
             self.config = config
             self.fleet.policy = Policy(self.settings.policy or config.routing)
             self.room.step_tokens = self.settings.step_tokens or config.step_tokens or STEP_TOKENS
+            self.room.start_up_s = config.start_up_s
             self.metrics.start_classes(config.classes)
 
     @property
