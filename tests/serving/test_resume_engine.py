@@ -29,7 +29,7 @@ from tests.serving.router_fakes import MANIFEST, Router, started, until
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 PACE = "rtx4090-mistral-7b,scale=8"
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-TOKENS = 100
+TOKENS = 300
 USAGE = {"stream_options": {"include_usage": True}}
 
 
@@ -216,13 +216,13 @@ async def one_decode_engine_ends(
     """In the middle of eight streams, the engine that has most of them."""
     wanted = requests()
     async with routed(engines, folder) as r:
-        undisturbed = [await stream(r.client, alone(engines), path, body) for path, body in wanted]
+        undisturbed = await asyncio.gather(*(stream(r.client, alone(engines), path, body) for path, body in wanted))
         running = [Seen() for _ in wanted]
         asking = [
             asyncio.create_task(stream(r.client, r.url, path, body, seen))
             for (path, body), seen in zip(wanted, running, strict=True)
         ]
-        await until(lambda: sum(s.chunks >= 20 for s in running) >= len(running) / 2, 60)
+        await until(lambda: all(s.chunks >= 10 for s in running), 60)
         held = {e.url: e.in_flight for e in r.shared.fleet.snapshot() if e.pool == "decode"}
         dead = max(alive(engines, "decode"), key=lambda e: held[e.url])
         end(dead)
@@ -231,9 +231,8 @@ async def one_decode_engine_ends(
             assert seen.told == one.told
             assert len(seen.answer_ids) == 1
         assert len({s.text for s in routed_ones}) == len(wanted), "answers that are all alike would prove nothing"
-        # On a busy machine some of them may not have begun, and are asked again.
-        assert 2 <= await r.metric(names.RESUMES, outcome="resumed") <= held[dead.url]
-        assert await r.metric(names.RESUMES) == await r.metric(names.RESUMES, outcome="resumed")
+        assert held[dead.url] >= 2
+        assert await r.metric(names.RESUMES, outcome="resumed") == held[dead.url]
         assert await r.metric(names.REQUESTS, outcome="ok") == len(wanted)
         assert await r.metric(names.OUTPUT_TOKENS) == TOKENS * len(wanted)
     dead.process.wait(30)
