@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from llmservice_api import durations
 from llmservice_api.plan_status import plan_status, rounded, timestamp
+from llmservice_api.resource import LLMService
 from llmservice_api.status import (
     HISTORY_LENGTH,
     Change,
     ClassStatus,
+    Disaggregation,
     ObservedSlo,
     PoolStatus,
     PoolStatuses,
@@ -35,15 +37,24 @@ def build(old: Status, facts: Facts, history: Sequence[Change], memory: str | No
         conditions=report(old.conditions, facts),
         endpoint=f"http://{facts.service.metadata.name}.{facts.service.metadata.namespace}.svc/v1",
         revision=facts.revision,
+        disaggregation=_disaggregation(facts.service),
         gpus=facts.gpus,
         load=rounded(plan.load) if plan else None,
         summary=_summary(facts, classes),
         classes=classes,
-        pools=PoolStatuses.model_validate({p.value: _pool(facts, p) for p in facts.service.spec.pools.used()}),
+        pools=PoolStatuses.model_validate({p.value: _pool(facts, p) for p in facts.service.pools}),
         plan=plan_status(plan) if plan else None,
         history=list(history)[-HISTORY_LENGTH:],
         memory=memory,
     )
+
+
+def _disaggregation(service: LLMService) -> Disaggregation | None:
+    """For Auto only: what was decided once is found here by every later pass."""
+    if service.spec.disaggregation != "Auto":
+        return None
+    choice = service.disaggregation
+    return Disaggregation(mode="Always" if choice.is_split else "Never", reason=choice.why)
 
 
 def is_worth_writing(old: Status | None, new: Status, since_written_s: float) -> bool:
@@ -147,7 +158,7 @@ def change(before: Mapping[Pool, int], after: Mapping[Pool, int], plan: Plan) ->
 
 
 def _summary(facts: Facts, classes: Sequence[ClassStatus]) -> Summary:
-    parts = {pool: f"{facts.seen(pool).ready}/{facts.sizes.get(pool, '?')}" for pool in facts.service.spec.pools.used()}
+    parts = {pool: f"{facts.seen(pool).ready}/{facts.sizes.get(pool, '?')}" for pool in facts.service.pools}
     budget = facts.service.spec.scaling.gpu_budget
     rates = [c.requests_per_second for c in classes if c.requests_per_second is not None]
     load = facts.plan.load if facts.plan else None
