@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from contextlib import suppress
 from typing import Any
 from urllib.request import urlopen
 
@@ -56,8 +57,9 @@ def busy(r: Router, pool: list[local.Engine]) -> local.Engine:
 
 
 def kill(engine: local.Engine) -> None:
-    """kill -9 of the server and its EngineCore."""
-    os.killpg(engine.pid, signal.SIGKILL)
+    """kill -9 of the server and its EngineCore, whichever is left."""
+    with suppress(ProcessLookupError):
+        os.killpg(engine.pid, signal.SIGKILL)
     engine.process.wait()
 
 

@@ -243,9 +243,11 @@ def test_other_tokens_than_the_client_has_are_an_error() -> None:
         one.answer.read(sse.DATA + json.dumps({"choices": [choice]}).encode())
 
 
-def test_an_engine_that_read_another_prompt_is_found_out() -> None:
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_an_engine_that_read_another_prompt_or_does_not_say_is_found_out(is_silent: bool) -> None:
     one, c = cut_with_overlap()
-    choice = {"index": 0, "text": "a", "token_ids": [1], "prompt_token_ids": [*c.prompt[:-1], c.prompt[-1] + 1]}
+    choice = {"index": 0, "text": "a", "token_ids": [1], "finish_reason": None}
+    choice |= {} if is_silent else {"prompt_token_ids": [*c.prompt[:-1], c.prompt[-1] + 1]}
     with pytest.raises(resume.DivergedError, match="as its prompt"):
         one.answer.read(sse.DATA + json.dumps({"choices": [choice]}).encode())
 

@@ -200,14 +200,20 @@ async def test_a_decode_engine_killed_in_the_middle_of_streams_changes_no_token(
 async def test_a_decode_engine_told_to_stop_at_once_changes_no_token(
     engines: dict[str, list[local.Engine]], tmp_path: Path
 ) -> None:
-    """SIGTERM without a time to finish, as vLLM has it by default: it ends what it has as aborted."""
-    await one_decode_engine_ends(engines, tmp_path, lambda e: os.kill(e.pid, signal.SIGTERM))
+    """SIGTERM without a time to finish, then SIGKILL, as a kubelet does it. vLLM drops its streams on the first, or, by
+    a race in its shutdown, lets them hang until the second."""
+
+    def stop(e: local.Engine) -> None:
+        os.kill(e.pid, signal.SIGTERM)
+        asyncio.get_running_loop().call_later(2, kill, e)
+
+    await one_decode_engine_ends(engines, tmp_path, stop)
 
 
 async def one_decode_engine_ends(
     engines: dict[str, list[local.Engine]], folder: Path, end: Callable[[local.Engine], None]
 ) -> None:
-    """In the middle of eight streams, two or more of them its own."""
+    """In the middle of eight streams, the engine that has most of them."""
     wanted = requests()
     async with routed(engines, folder) as r:
         undisturbed = [await stream(r.client, alone(engines), path, body) for path, body in wanted]
@@ -216,17 +222,18 @@ async def one_decode_engine_ends(
             asyncio.create_task(stream(r.client, r.url, path, body, seen))
             for (path, body), seen in zip(wanted, running, strict=True)
         ]
-        await until(lambda: all(s.chunks >= 20 for s in running), 60)
+        await until(lambda: sum(s.chunks >= 20 for s in running) >= len(running) / 2, 60)
         held = {e.url: e.in_flight for e in r.shared.fleet.snapshot() if e.pool == "decode"}
-        dead = alive(engines, "decode")[0]
+        dead = max(alive(engines, "decode"), key=lambda e: held[e.url])
         end(dead)
         routed_ones = await asyncio.gather(*asking)
         for one, seen in zip(undisturbed, routed_ones, strict=True):
             assert seen.told == one.told
             assert len(seen.answer_ids) == 1
         assert len({s.text for s in routed_ones}) == len(wanted), "answers that are all alike would prove nothing"
-        assert min(held.values()) > 1, f"streams on all engines: {held}"
-        assert await r.metric(names.RESUMES, outcome="resumed") == held[dead.url]
+        # On a busy machine some of them may not have begun, and are asked again.
+        assert 2 <= await r.metric(names.RESUMES, outcome="resumed") <= held[dead.url]
+        assert await r.metric(names.RESUMES) == await r.metric(names.RESUMES, outcome="resumed")
         assert await r.metric(names.REQUESTS, outcome="ok") == len(wanted)
         assert await r.metric(names.OUTPUT_TOKENS) == TOKENS * len(wanted)
     dead.process.wait(30)

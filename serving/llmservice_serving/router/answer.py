@@ -39,12 +39,14 @@ class Answer:
         self._is_counted = False
         """The engine has said what it used in all."""
         self._continues: Continuation | None = None
+        self._has_read_prompt = False
+        """The engine that goes on has said that it began where it was told to."""
         self._at = (0, 0)
         """Tokens and characters of the answer when the present stream had brought what it has brought."""
 
     def go_on(self, c: Continuation) -> None:
         """What is read now comes from another engine and begins there."""
-        self._continues, self._at = c, (c.tokens, c.chars)
+        self._continues, self._at, self._has_read_prompt = c, (c.tokens, c.chars), False
 
     def read(self, event: bytes) -> bytes | None:
         """The event as the client may see it, None to drop it. StreamError if the engine reports an error."""
@@ -102,6 +104,8 @@ class Answer:
         holder, name = (choice, "text") if delta is None else (delta, "content")
         ids: list[int] = choice.get(IDS) or []
         text: str = holder.get(name) or ""
+        if (ids or text) and self._continues is not None and not self._has_read_prompt:
+            raise DivergedError("the second engine did not take the tokens so far as its prompt")
         new_ids, new_text = self._new_tokens(ids), self._new_text(text)
         if IDS not in choice and text:
             self.tokens += 1  # an engine that tells no ids: counted as without
@@ -130,8 +134,8 @@ class Answer:
                 continue
             if self._continues is None:
                 self.sent.prompt = array("i", ids)
-            elif tuple(ids) != self._continues.prompt:
-                raise DivergedError("the second engine did not take the tokens so far as its prompt")
+            else:
+                self._has_read_prompt = tuple(ids) == self._continues.prompt
             if self._continues is not None or not self._shows_ids:
                 holder[PROMPT_IDS] = None
 
