@@ -126,7 +126,7 @@ def test_a_killed_operator_changes_nothing_under_a_steady_load(
     running.stop(signal.SIGKILL)
     asked = prometheus.asked
     running.start()
-    eventually(lambda: prometheus.asked >= asked + 4)
+    eventually(lambda: prometheus.asked >= asked + 4, 180)
     after = api.get("llmsvc", "chat")["status"]
     assert after["history"] == history
     assert plan_record(api)["reason"] == before["reason"]
