@@ -1,8 +1,8 @@
 """The Azure hour, compressed: both traces that the repository holds (their first 40 minutes), squeezed and thinned.
 
 Times are divided, so load changes so many times faster against a start-up; of the requests a share is kept at random,
-so that two cores can replay what is left; lengths are untouched. Mix `both`: conversation is the strict class, code with
-its bursts the other. Mix `conversation`: that trace alone, its requests of either class by turns at random.
+so that two cores can replay what is left; lengths are untouched. Mix `both`: conversation is the strict class, code,
+with its bursts, the other. Mix `conversation`: that trace alone, its requests of either class by turns at random.
 """
 
 import random
