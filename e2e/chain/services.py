@@ -16,17 +16,18 @@ def disaggregated(name: str) -> dict[str, Any]:
     return service(name, disaggregation="Always", pools={pool: pool_of(1, 2) for pool in ("prefill", "decode")})
 
 
-def mixed(name: str) -> dict[str, Any]:
-    return service(name, disaggregation="Never", pools={"mixed": pool_of(1, 2)})
+def mixed(name: str, **spec: Any) -> dict[str, Any]:
+    return service(name, disaggregation="Never", pools={"mixed": pool_of(1, 2)}, **spec)
 
 
-def leaving(name: str, *, prefill: int, decode: int) -> dict[str, Any]:
+def leaving(name: str, *, prefill: int, decode: int, routers: int = 1) -> dict[str, Any]:
     """Sizes that stay as they are set, and steps as long as a card's, so that answers last for seconds."""
     made = service(
         name,
         disaggregation="Always",
         pools={"prefill": pool_of(prefill, prefill), "decode": pool_of(decode, decode)},
         scaling={"interval": "5s", "gpuBudget": 8, "scaleDown": {"stabilization": "0s", "drainDeadline": "100s"}},
+        router={"replicas": routers},
     )
     made["spec"]["engine"] = local_engine(kv_bytes=KV_TOKENS * KV_BYTES_PER_TOKEN, **{contract.ENV_PACE: PACE})
     return made

@@ -4,6 +4,7 @@ Outside data enters here. It holds no state, reads no cluster and decides no siz
 """
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -188,6 +189,7 @@ class Metadata(Node):
     namespace: str = "default"
     uid: str = ""
     generation: int = 0
+    creation_timestamp: datetime | None = None
 
 
 _NAME_RULE = Rule(

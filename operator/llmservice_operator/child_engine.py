@@ -7,6 +7,7 @@ from math import ceil
 from llmservice_api.resource import LLMService
 from llmservice_core import contract
 from llmservice_core.model import Pool
+from llmservice_operator import pod_security
 from llmservice_operator.child_parts import (
     ANNOTATION_HELD,
     ANNOTATION_REPLICAS,
@@ -24,6 +25,8 @@ from llmservice_operator.settings import Settings
 
 CONTAINER = "engine"
 CACHE_PATH = "/var/cache/huggingface"
+HOME = "/tmp"
+"""The only place beside the model cache and /dev/shm where an engine may write: compiled kernels, downloads."""
 LOAD_S = 900
 """Time that weights may take to load before the kubelet gives up on a start."""
 REST_S = 30
@@ -89,6 +92,7 @@ def _template(service: LLMService, pool: Pool, settings: Settings) -> Manifest:
         "spec": {
             "containers": [_container(service, pool, settings, known)],
             "volumes": _volumes(service),
+            "securityContext": _pod_context(service),
             "terminationGracePeriodSeconds": _drain_s(service) + REST_S,
             "automountServiceAccountToken": False,
             # An engine that is still loading has no handler for SIGTERM. As process 1 the kernel would not deliver it,
@@ -100,7 +104,15 @@ def _template(service: LLMService, pool: Pool, settings: Settings) -> Manifest:
     }
     partial = service.pool(pool).template
     theirs = partial.model_dump(exclude_none=True) if partial else None
-    return merge_template(ours, theirs, known, f"spec.pools.{pool.value}.template")
+    return merge_template(ours, theirs, known, f"spec.pools.{pool.value}.template", settings.pod_template)
+
+
+def _pod_context(service: LLMService) -> Manifest:
+    """The cache must be writable for a user that is not root; its files change hands only if they are another's."""
+    context = pod_security.pod_context()
+    if service.spec.model.cache is None:
+        return context
+    return context | {"fsGroup": pod_security.USER, "fsGroupChangePolicy": "OnRootMismatch"}
 
 
 def _container(service: LLMService, pool: Pool, settings: Settings, known: list[Manifest]) -> Manifest:
@@ -121,6 +133,7 @@ def _container(service: LLMService, pool: Pool, settings: Settings, known: list[
             "limits": {engine.accelerator_resource: gpus},
             "requests": {engine.accelerator_resource: gpus},
         },
+        "securityContext": pod_security.container_context(),
         "volumeMounts": _mounts(service),
         **_probes(_drain_s(service)),
     }
@@ -190,7 +203,8 @@ def _identity_env(service: LLMService, pool: Pool) -> list[Manifest]:
 def _model_env(service: LLMService) -> list[Manifest]:
     """From the fields of the model; a variable that the user sets himself is his."""
     model = service.spec.model
-    found: list[Manifest] = []
+    # torch looks up the user's name and fails for one that the image does not know, unless these say it.
+    found: list[Manifest] = [{"name": "HOME", "value": HOME}, {"name": "USER", "value": "llmservice"}]
     if model.token_secret is not None:
         reference = {"name": model.token_secret.name, "key": model.token_secret.key}
         found.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
@@ -201,7 +215,7 @@ def _model_env(service: LLMService) -> list[Manifest]:
 
 
 def _volumes(service: LLMService) -> list[Manifest]:
-    volumes: list[Manifest] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    volumes: list[Manifest] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}, {"name": "tmp", "emptyDir": {}}]
     if service.spec.model.cache is not None:
         claim = {"claimName": service.spec.model.cache.persistent_volume_claim}
         volumes.append({"name": "model-cache", "persistentVolumeClaim": claim})
@@ -209,7 +223,7 @@ def _volumes(service: LLMService) -> list[Manifest]:
 
 
 def _mounts(service: LLMService) -> list[Manifest]:
-    mounts: list[Manifest] = [{"name": "shm", "mountPath": "/dev/shm"}]
+    mounts: list[Manifest] = [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": HOME}]
     if service.spec.model.cache is not None:
         mounts.append({"name": "model-cache", "mountPath": CACHE_PATH})
     return mounts

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from llmservice_api.resource import LLMService
 from llmservice_core import contract
 from llmservice_core.model import Pool
-from llmservice_operator import child_engine, child_router, kinds
+from llmservice_operator import child_engine, child_network, child_router, kinds
 from llmservice_operator.child_parts import identity, manifest, pool_name, router_name
 from llmservice_operator.kinds import Manifest
 from llmservice_operator.settings import Settings
@@ -53,6 +53,7 @@ def render(
         *child_router.services(service),
         *(_headless(service, pool) for pool in rendering.templates),
         *_disruption_budgets(service),
+        *(child_network.policies(service, settings.network) if settings.network else ()),
         *(_pod_monitors(service) if pod_monitors else ()),
         child_router.deployment(service, settings),
         *(

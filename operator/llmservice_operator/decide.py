@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from llmservice_api.resource import LLMService
-from llmservice_core import planner
+from llmservice_core import planner, replay
 from llmservice_core.model import Calls, Observation, Plan, Pool, PoolSeen
 from llmservice_core.observation import nothing_known
 from llmservice_core.planner_memory import Memory
@@ -42,7 +42,16 @@ async def decide(
     if prometheus is None:
         seen = nothing_known(goal, pools, start_up_s, now_s, NO_URL)
     else:
+        since_s = _created_s(service, now_s)
+        if replay.is_due(goal, memory, now_s, since_s):
+            memory = await observe.remembered(goal, service.key, prometheus, pools, start_up_s, memory, now_s, since_s)
         ready = observe_pods.ready_since(pods)
         seen = await observe.observe(goal, service.key, prometheus, pools, start_up_s, now_s, ready)
     plan, memory = planner.plan(goal, replace(seen, calls=calls), memory)
     return Decision(observation=seen, plan=plan, memory=memory)
+
+
+def _created_s(service: LLMService, now_s: float) -> float:
+    """Samples of before are of another service of this name. Not known: as if it were made now."""
+    created = service.metadata.creation_timestamp
+    return now_s if created is None else created.timestamp()

@@ -150,6 +150,8 @@ class Keeper:
         outcome.problem = (error.reason, str(error))
 
     async def _act(self, service: LLMService, outcome: Outcome) -> None:
+        # A spec that cannot be rendered takes nothing from what serves.
+        outcome.pools = pools_seen(self.world, service, self.sizes)
         rendering = children.look(service, self.world.settings)
         outcome.revision = rendering.revision
         deployments = self._engines(service)

@@ -88,6 +88,7 @@ def _continued(goal: Goal, observation: Observation, memory: Memory | None, now_
     """The memory; its history begins anew when nobody planned for longer than the window that history must fill."""
     if memory is None:
         return Memory(started_s=now_s, updated_s=now_s)
+    memory = memory.until(now_s)
     longest_s = stabilization_s(goal, observation) + STALE_INTERVALS * goal.interval_s
     return memory if now_s - memory.updated_s <= longest_s else replace(memory, started_s=now_s)
 

@@ -40,6 +40,14 @@ class Memory:
         """For another model, image or GPU: the coefficients, the margins and the work in replicas no longer hold."""
         return replace(self, margins={}, learned={}, past={})
 
+    def until(self, now_s: float) -> "Memory":
+        """As of now where its times are still to come: the clock was ahead when they were written. Its history begins
+        anew, and what it wanted then is in no window of now."""
+        if self.updated_s <= now_s:
+            return self
+        early = {p: min(t, now_s) for p, t in self.unsettled_s.items()}
+        return replace(self, started_s=min(self.started_s, now_s), updated_s=now_s, unsettled_s=early)
+
     def to_json(self) -> str:
         return json.dumps(
             {

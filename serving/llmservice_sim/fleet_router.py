@@ -96,7 +96,12 @@ class Router:
         """Sends on whose turn it is, while an engine has room."""
         while (waiter := self._line.first(self._agenda.now_s)) is not None:
             room = UNBOUNDED if waiter.is_charged else self._scenario.room
-            route = choose([p.endpoint() for p in self._pods], draw=self._rng.random(), room=room)
+            route = choose(
+                [p.endpoint() for p in self._pods],
+                policy=self._scenario.routing,
+                draw=self._rng.random(),
+                room=room,
+            )
             if not isinstance(route, Route):
                 if route.reason is not RouteReason.FULL:
                     self._expect_an_engine()

@@ -9,9 +9,9 @@ import pytest
 
 from e2e import kube
 from e2e.chain import services
+from e2e.chain.streams import Streams, streaming
 from e2e.demo.chat import wait_ready
 from llmservice_core import contract
-from tests.chain.streams import Streams, streaming
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

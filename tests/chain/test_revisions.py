@@ -12,9 +12,9 @@ import pytest
 
 from e2e import kube
 from e2e.chain import services
+from e2e.chain.streams import streaming
 from e2e.demo.chat import wait_ready
 from llmservice_core import contract
-from tests.chain.streams import streaming
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -108,7 +108,7 @@ def pair(namespace: str) -> Iterator[str]:
 
 def test_a_lone_pair_is_replaced_without_a_gpu_more_and_without_a_lost_answer(pair: str, namespace: str) -> None:
     old = names(PAIR)
-    with streaming(pair, PAIR, 3, START_S + 60) as streams, watched(lambda: len(engines(PAIR))) as counts:
+    with streaming(pair, PAIR, 3, patience_s=START_S + 60) as streams, watched(lambda: len(engines(PAIR))) as counts:
         time.sleep(2)
         began_s = time.monotonic()
         patch(PAIR, {"engine": {"args": [*kube.service(namespace, PAIR)["spec"]["engine"]["args"], "--seed=7"]}})

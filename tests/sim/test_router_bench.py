@@ -1,6 +1,8 @@
 """The order of the policies that docs/routing.md tells of: one seed, the router's own rules in virtual time."""
 
-from bench.router import admission, routing
+from itertools import pairwise
+
+from bench.router import admission, affinity, fairness, routing
 from llmservice_core.picking import UNBOUNDED, Policy, Room
 
 GPU, ENGINES = "h100-llama-3.1-8b", 4
@@ -28,3 +30,27 @@ def test_refusing_late_requests_leaves_hardly_any_late() -> None:
     assert late.chat_late < 0.2 * never.chat_late
     assert late.chat_on_time >= never.chat_on_time
     assert late.error_p50_s < 0.1
+
+
+def test_prompts_for_real_engines_begin_alike_where_the_trace_does_and_fit() -> None:
+    todo = affinity.prompts(60, 0.7)
+    assert max(len(p.tokens) for p in todo) <= affinity.MOST_BLOCKS * affinity.TINY_BLOCK
+    for a, b in pairwise(todo):
+        shared = next((i for i, (x, y) in enumerate(zip(a.hashes, b.hashes, strict=False)) if x != y), 0)
+        alike = min(shared * affinity.TINY_BLOCK, len(a.tokens), len(b.tokens))
+        assert a.tokens[:alike] == b.tokens[:alike]
+        assert a.tokens[: alike + affinity.TINY_BLOCK] != b.tokens[: alike + affinity.TINY_BLOCK]
+
+
+def test_affinity_is_predicted_to_find_more_than_chance() -> None:
+    todo = affinity.prompts(300, 0.7)
+    assert affinity.predicted(todo, Policy.PREFIX_AFFINITY) > 1.08 * affinity.predicted(todo, Policy.RANDOM) > 0.05
+
+
+def test_both_tenants_together_ask_for_the_load() -> None:
+    """In work: 20 times the quiet one's and its own, on the paced card."""
+    rate_rps = fairness.quiet_rps(4, 1.2)
+    made = fairness.asks(rate_rps * 21, 600, 1)
+    work_s = sum(fairness.prefill_s(fairness.step_model(fairness.GPU), 8 * len(a.prompt)) for a in made)
+    assert 0.95 < work_s / (4 * 600 * 1.2) < 1.05
+    assert made == fairness.asks(rate_rps * 21, 600, 1)

@@ -40,6 +40,10 @@ what it is for. A test holds this list against operator/llmservice_operator/rbac
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [list, watch, create, patch, delete]
+# Who reaches engines and routers, where networkPolicies.enabled asks for it. delete: when it no longer does.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list, watch, create, patch, delete]
 # Scraping of engines and routers where the Prometheus Operator is installed.
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors]

@@ -129,6 +129,11 @@ class EngineFailure(Exception):
         return Refusal(status, f"An engine failed ({self.reason}) {end}.", kind="engine_error")
 
 
+def broken(endpoint: str, reason: str, detail: str) -> EngineFailure:
+    """Of an answer that began and did not end; the engine may still be up."""
+    return EngineFailure(endpoint, reason, detail, had_request=True, is_down=False)
+
+
 class ClientGone(Exception):
     """The client closed its connection."""
 

@@ -30,6 +30,8 @@ class ServiceConfig:
     routing: Policy = Policy.SHORTEST_QUEUE
     step_tokens: int | None = None
     """Most tokens of an engine's step, where the manifest says it."""
+    resumes: bool = True
+    """Streams whose engine died go on in another one."""
     needs_keys: bool = False
     """`router.access` is set: a router that holds no keys refuses everybody."""
     start_up_s: float | None = None
@@ -69,6 +71,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         classes=classes,
         routing=routing,
         step_tokens=step_tokens,
+        resumes=router.get("resume") is not False,
         needs_keys=bool(router.get("access")),
         start_up_s=start_up_s,
     )
