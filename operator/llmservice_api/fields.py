@@ -122,6 +122,7 @@ AutoOrTokens = Annotated[
 Policy = Literal["slai-plus", "slai", "slai-published", "sarathi", "rad", "vtc", "edf", "mlfq", "spf", "sjf", "fcfs"]
 """The names of llmservice_core.policies, as a test checks."""
 Shed = Literal["Never", "Late"]
+DecodeTakesPrefill = Literal["Auto", "Never"]
 
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
 

@@ -13,6 +13,7 @@ from llmservice_api.engine import Engine, Model, Router
 from llmservice_api.fields import (
     AutoOrDuration,
     ClassName,
+    DecodeTakesPrefill,
     DrainDeadline,
     Gpus,
     Interval,
@@ -139,6 +140,12 @@ class Scaling(Node):
     interval: Interval = Field("15s", description="Time between two decisions.")
     target_load: TargetLoad = Field(0.98, description="RAD's stability guard, not the margin.")
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
+    decode_takes_prefill: DecodeTakesPrefill = Field(
+        "Auto",
+        description="Auto: decode engines compute short prompts in the time that the tightest TBT leaves them, where"
+        " that is sooner than in the prefill pool, and prefill gets fewer replicas. Never: only prefill engines do."
+        " Without effect for engine.scheduler.policy fcfs or a fixed tokenBudget, which do not keep TBT by themselves.",
+    )
 
 
 class Metrics(Node):
@@ -266,6 +273,12 @@ class LLMService(Node):
     def drain_deadline_s(self) -> float:
         return durations.seconds(self.spec.scaling.scale_down.drain_deadline)
 
+    @property
+    def _keeps_tbt(self) -> bool:
+        """Engines make mixed steps no longer than the tightest TBT of the decodes in them allows."""
+        scheduler = self.spec.engine.scheduler
+        return scheduler.policy != "fcfs" and scheduler.token_budget == "auto"
+
     def to_goal(self) -> core.Goal:
         scaling = self.spec.scaling
         stabilization = scaling.scale_down.stabilization
@@ -277,6 +290,7 @@ class LLMService(Node):
             interval_s=durations.seconds(scaling.interval),
             target_load=scaling.target_load,
             stabilization_s=None if stabilization == "auto" else durations.seconds(stabilization),
+            decode_takes_prefill=scaling.decode_takes_prefill == "Auto" and self._keeps_tbt,
         )
 
 

@@ -83,6 +83,9 @@ class Goal:
     target_load: float
     stabilization_s: float | None
     """None: auto, the observed start-up time."""
+    decode_takes_prefill: bool = False
+    """Decode engines may compute prompts in the time that the tightest TBT leaves them, if they keep mixed steps within
+    it by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

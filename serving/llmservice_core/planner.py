@@ -19,6 +19,7 @@ from llmservice_core.planner_forecast import Errors, continued, learned_errors
 from llmservice_core.planner_limits import Fitted, Wish, fit
 from llmservice_core.planner_memory import Memory, remember
 from llmservice_core.planner_record import capacity_of, inputs_of, load_of, overall, pool_plan
+from llmservice_core.planner_slack import published, relieved
 from llmservice_core.planner_steps import feedback, is_settled, learned_margin, size, work_of
 
 STALE_INTERVALS = 3.0
@@ -138,9 +139,14 @@ def _wish(facts: Facts, drafts: Drafts, steps: list[Step]) -> Drafts:
     asked = facts.demand
     steps.append(_step("demand", drafts, asked.unknown or f"{asked.arrivals_rps:.2f} req/s: " + _rates(facts)))
     steps.append(_step("capacity", drafts, "; ".join(_capacity_text(c) for c in facts.capacity.values())))
-    for name, pool_step in (("size", size), ("backlog", backlog), ("feedback", feedback), ("unknown", doubt)):
+    for name, pool_step in (("size", size), ("backlog", backlog), ("feedback", feedback)):
         before, drafts = drafts, each(pool_step, facts, drafts)
         steps.append(_step(name, drafts, _change(before, drafts)))
+    if (less := relieved(facts, drafts)) is not None:
+        drafts, why = less
+        steps.append(_step("slack", drafts, why))
+    before, drafts = drafts, each(doubt, facts, drafts)
+    steps.append(_step("unknown", drafts, _change(before, drafts)))
     return drafts
 
 
@@ -242,7 +248,7 @@ def _result(
         reason=reason,
         message=message,
         inputs=inputs_of(facts),
-        capacity=capacity_of(facts),
+        capacity={**capacity_of(facts), **published(facts)},
         steps=steps,
         load=load_of(facts),
     )

@@ -46,6 +46,8 @@ class Settings:
     hard_width: bool = True
     """The decode margin ends where batches as wide as every target allows would hold the residents."""
     backlog: bool = True
+    slack: bool = True
+    """Decode engines compute prompts where the goal allows it, and prefill is spared them."""
     feedback: bool = True
     """A margin from measured misses."""
     release: bool = True

@@ -189,10 +189,10 @@ def _answers(facts: Facts, pool: Pool, slo: str) -> bool:
         return True
     if slo == "TBT":
         return pool is Pool.DECODE
-    return (pool is Pool.DECODE) is _decode_waits(facts)
+    return (pool is Pool.DECODE) is decode_waits(facts)
 
 
-def _decode_waits(facts: Facts) -> bool:
+def decode_waits(facts: Facts) -> bool:
     decode = facts.pools.get(Pool.DECODE)
     return decode is not None and decode.waiting is not None and decode.waiting > max(1, decode.ready)
 

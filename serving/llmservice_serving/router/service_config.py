@@ -12,6 +12,7 @@ from llmservice_api.durations import seconds
 from llmservice_core.contract import HEADER_CLASS
 from llmservice_core.model import ServiceClass, Slo
 from llmservice_core.picking import Policy
+from llmservice_core.slack import Slack, slack_of
 from llmservice_serving.router.errors import Refusal
 
 
@@ -26,6 +27,8 @@ class ServiceConfig:
     routing: Policy = Policy.SHORTEST_QUEUE
     step_tokens: int | None = None
     """Most tokens of an engine's step, where the manifest says it."""
+    slack: Slack | None = None
+    """Prompts that decode engines may compute, as the operator's last plan says in the status; None: none."""
     needs_keys: bool = False
     """`router.access` is set: a router that holds no keys refuses everybody."""
 
@@ -52,6 +55,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         router = spec.get("router") or {}
         routing = Policy(router.get("routing") or Policy.SHORTEST_QUEUE)
         step_tokens = _step_tokens(spec.get("engine") or {})
+        slack = slack_of(((manifest.get("status") or {}).get("plan") or {}).get("capacity") or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadManifest(f"LLMService cannot be read: {type(error).__name__}: {error}") from error
     if sum(c.is_default for c in classes) != 1:
@@ -61,6 +65,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         classes=classes,
         routing=routing,
         step_tokens=step_tokens,
+        slack=slack,
         needs_keys=bool(router.get("access")),
     )
 
