@@ -205,6 +205,16 @@ class PoolPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """So many replicas of `source` are to serve in `target`; both sizes of the plan count with it."""
+
+    source: Pool
+    target: Pool
+    count: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One decision with its inputs. `load` is lambda d / g of Theorem 1, None while capacity is unknown."""
 
@@ -216,6 +226,8 @@ class Plan:
     capacity: Mapping[str, float | None] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     load: float | None = None
+    flip: Flip | None = None
+    """Whoever cannot flip removes and starts pods instead."""
 
     def replicas(self, pool: Pool) -> int | None:
         return next((p.replicas for p in self.pools if p.pool is pool), None)

@@ -82,7 +82,9 @@ def _growth(facts: Facts, pool: Pool) -> float:
     settings, known = facts.settings, {p: w.total for p, w in facts.work.items() if w.unknown is None}
     factor = spare(facts.errors.get(pool, Errors())) if settings.past_errors else 1.0
     if settings.trend and len(known) == len(facts.work):
-        factor *= trend(facts.memory.past, facts.now_s, known, facts.demand.standard_error, facts.horizon_s)
+        ahead_s = facts.horizon_s + (facts.seen.window_s / 2.0 if settings.ramps else 0.0)
+        error = facts.demand.standard_error
+        factor *= trend(facts.memory.past, facts.now_s, known, error, ahead_s, settings.ramps)
     return factor
 
 

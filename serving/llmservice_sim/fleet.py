@@ -186,7 +186,7 @@ class Fleet:
                     time_s=self._agenda.now_s, before=before, after=dict(sizing.sizes), reason=reason, why=sizing.why
                 )
             )
-            self._cluster.resize(sizing.sizes)
+            self._cluster.resize(sizing.sizes, sizing.plan.flip if sizing.plan else None)
         self._agenda.after(self._goal.interval_s, self._tick)
 
     def _view(self, seen: Observation) -> View:
