@@ -126,6 +126,7 @@ Policy = Literal["slai-plus", "slai", "slai-published", "sarathi", "rad", "vtc",
 Shed = Literal["Never", "Late"]
 MeasuredGpu = Literal["a100", "h100", "rtx4090"]
 """Those of llmservice_core.disaggregation, as a test checks."""
+DecodeTakesPrefill = Literal["Auto", "Never"]
 
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
 

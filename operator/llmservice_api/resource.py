@@ -10,19 +10,16 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from llmservice_api import durations
+from llmservice_api.classes import CLASS_RULES, ClassSpec
 from llmservice_api.engine import Engine, Model, Router
 from llmservice_api.fields import (
     AutoOrDuration,
-    ClassName,
+    DecodeTakesPrefill,
     DrainDeadline,
     IdleAfter,
     Interval,
-    Percentile,
-    Shed,
-    Target,
     TargetLoad,
     Url,
-    Weight,
 )
 from llmservice_api.pools import Pools, PoolSpec
 from llmservice_api.rules import Must, Node, Rule
@@ -32,41 +29,6 @@ from llmservice_core.contract import GROUP, KIND, VERSION
 from llmservice_core.disaggregation import Choice, choose
 
 LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-
-
-class SloSpec(Node):
-    """`percentile` per cent of the events lie within `target`."""
-
-    target: Target = Field(description="Time within which the event must happen: 500ms, 30s, 2m.")
-    percentile: Percentile = Field(description="Per cent of the events that must be within the target.")
-
-    def to_slo(self) -> core.Slo:
-        return core.Slo(target_s=durations.seconds(self.target), percentile=self.percentile)
-
-
-class ClassSpec(Node):
-    """Users with one TTFT and one TBT target."""
-
-    name: ClassName
-    default: bool = Field(False, description="Requests that name no class belong to this one.")
-    ttft: SloSpec = Field(description="Time to first token, as the client sees it.")
-    tbt: SloSpec = Field(description="Time between tokens, per token, as the engine emits them.")
-    weight: Weight = Field(1.0, description="What one miss counts for when GPUs are short.")
-    shed: Shed = Field(
-        "Never",
-        description="Late: a request that would miss its TTFT target anyway is refused at once (429, Retry-After);"
-        " Never: it waits.",
-    )
-
-    def to_core(self) -> core.ServiceClass:
-        return core.ServiceClass(
-            name=self.name,
-            ttft=self.ttft.to_slo(),
-            tbt=self.tbt.to_slo(),
-            weight=self.weight,
-            is_default=self.default,
-            sheds_late=self.shed == "Late",
-        )
 
 
 class ScaleDown(Node):
@@ -97,6 +59,12 @@ class Scaling(Node):
     )
     target_load: TargetLoad = Field(0.98, description="RAD's stability guard, not the margin.")
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
+    decode_takes_prefill: DecodeTakesPrefill = Field(
+        "Auto",
+        description="Auto: decode engines compute short prompts in the time that the tightest TBT leaves them, where"
+        " that is sooner than in the prefill pool, and prefill gets fewer replicas. Never: only prefill engines do."
+        " Without effect for engine.scheduler.policy fcfs or a fixed tokenBudget, which do not keep TBT by themselves.",
+    )
 
 
 class Metrics(Node):
@@ -123,23 +91,6 @@ def _cel_least_gpus(*pools: str) -> str:
 
 
 _HAS_BUDGET = "has(self.scaling) && has(self.scaling.gpuBudget)"
-_CLASS_RULES = (
-    Rule(
-        cel="self.all(c, self.exists_one(d, d.name == c.name))",
-        holds=lambda classes: len({c.name for c in classes}) == len(classes),
-        message="two classes have the same name: rename or remove one",
-    ),
-    Rule(
-        cel="self.exists(c, c.default)",
-        holds=lambda classes: any(c.default for c in classes),
-        message="no class is the default: mark exactly one class with default: true",
-    ),
-    Rule(
-        cel="self.filter(c, c.default).size() <= 1",
-        holds=lambda classes: sum(c.default for c in classes) <= 1,
-        message="more than one class is the default: mark exactly one class with default: true",
-    ),
-)
 
 
 class Spec(Node):
@@ -191,7 +142,7 @@ class Spec(Node):
     )
     model: Model
     classes: Annotated[
-        list[ClassSpec], Field(min_length=1, max_length=16, json_schema_extra=LIST_MAP), Must(*_CLASS_RULES)
+        list[ClassSpec], Field(min_length=1, max_length=16, json_schema_extra=LIST_MAP), Must(*CLASS_RULES)
     ]
     disaggregation: Annotated[str, Field(max_length=16)] = Field(
         "Always",
@@ -273,6 +224,12 @@ class LLMService(Node):
     def drain_deadline_s(self) -> float:
         return durations.seconds(self.spec.scaling.scale_down.drain_deadline)
 
+    @property
+    def _keeps_tbt(self) -> bool:
+        """Engines make mixed steps no longer than the tightest TBT of the decodes in them allows."""
+        scheduler = self.spec.engine.scheduler
+        return scheduler.policy != "fcfs" and scheduler.token_budget == "auto"
+
     def to_goal(self) -> core.Goal:
         scaling = self.spec.scaling
         stabilization = scaling.scale_down.stabilization
@@ -285,6 +242,7 @@ class LLMService(Node):
             target_load=scaling.target_load,
             idle_after_s=durations.seconds(scaling.idle_after),
             stabilization_s=None if stabilization == "auto" else durations.seconds(stabilization),
+            decode_takes_prefill=scaling.decode_takes_prefill == "Auto" and self._keeps_tbt,
         )
 
 

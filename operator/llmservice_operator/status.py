@@ -19,6 +19,7 @@ from llmservice_api.status import (
     Summary,
 )
 from llmservice_core.model import Attainment, ClassTraffic, Plan, Pool, ServiceClass, Slo
+from llmservice_core.slack import SHARE
 from llmservice_operator import events
 from llmservice_operator.conditions import report
 from llmservice_operator.facts import Facts
@@ -75,6 +76,7 @@ def _signature(status: Status) -> object:
         [(c.type, c.status, c.reason, c.observed_generation) for c in status.conditions],
         status.pools.model_dump(exclude={p.value: {"message"} for p in Pool}) if status.pools else None,
         status.plan.reason if status.plan else None,
+        bool(status.plan and status.plan.capacity.get(SHARE)),
         [(c.time, c.to) for c in status.history],
         [c.name for c in status.classes],
     )
@@ -87,6 +89,7 @@ def _sentences(status: Status) -> list[str]:
 
 def _numbers(status: Status) -> dict[str, float | None]:
     found: dict[str, float | None] = {"load": status.load}
+    found[SHARE] = status.plan.capacity.get(SHARE) if status.plan else None
     for c in status.classes:
         found[f"{c.name}.rate"] = c.requests_per_second
         found[f"{c.name}.ttft"] = c.ttft.attainment

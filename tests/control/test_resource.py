@@ -69,6 +69,25 @@ def test_the_goal_says_what_the_owner_asked_for() -> None:
     assert (goal.mode, goal.gpu_budget, goal.interval_s, goal.stabilization_s) == (Mode.AUTO, 12, 15.0, None)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "scaling", "takes"),
+    [
+        ({}, {}, True),
+        ({}, {"decodeTakesPrefill": "Never"}, False),
+        ({"policy": "fcfs"}, {}, False),
+        ({"tokenBudget": 512}, {}, False),
+        ({"policy": "sarathi"}, {}, True),
+    ],
+)
+def test_decode_takes_prefill_only_where_engines_keep_tbt(
+    scheduler: dict[str, Any], scaling: dict[str, Any], takes: bool
+) -> None:
+    body = yaml.safe_load((ROOT / "examples" / "chat.yaml").read_text())
+    body["spec"]["scaling"].update(scaling)
+    body["spec"]["engine"] = {"scheduler": scheduler}
+    assert parse(body).to_goal().decode_takes_prefill is takes
+
+
 def test_the_committed_crd_is_the_printed_one() -> None:
     assert (ROOT / "crds" / "llmservices.llmservice.dev.yaml").read_text() == crd.as_yaml(), "run `llmservice crd -o`"
 
