@@ -117,15 +117,16 @@ def _oracle(case: Case, seconds: float, rough: bool) -> tuple[list[Arrival], Fou
 
 
 def ablations(case: Case, seconds: float, clock: Clock) -> Iterator[Row]:
-    """rad with one step left out at a time; ratios are to rad itself."""
+    """rad with one step left out at a time, or with one that is off in production; ratios are to rad itself."""
     trace, scenario = case.trace(seconds), _steady(case, seconds)
     whole = None
     for name in ("", *(f.name for f in fields(Settings))):
         if clock.permits():
-            settings = replace(Settings(), **{name: False}) if name else Settings()
+            is_on = bool(name) and getattr(Settings(), name)
+            settings = replace(Settings(), **{name: not is_on}) if name else Settings()
             result = FastFleet(scenario, Rad(scenario.goal, settings)).run(trace)
             whole = whole or result.total_gpu_hours
-            yield row_of(f"without {name}" if name else "all steps", result, whole)
+            yield row_of(f"{'without' if is_on else 'with'} {name}" if name else "all steps", result, whole)
 
 
 def _steady(case: Case, seconds: float) -> Scenario:

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from e2e.scaling import recording, side, simulate
-from e2e.scaling.trace import Squeeze, compressed
+from e2e.scaling.trace import MIXES, Squeeze, compressed
 
 OUT = Path(".state") / "scaling"
 
@@ -26,7 +26,7 @@ def everything(args: argparse.Namespace) -> None:
     from e2e.demo.__main__ import inside, module
 
     file = str(args.file or OUT / "recording.json.gz")
-    numbers = [f"--{name}={getattr(args, name)}" for name in ("seconds", "rate", "tail", "seed")]
+    numbers = [f"--{name}={getattr(args, name)}" for name in ("mix", "seconds", "rate", "tail", "seed")]
     module("e2e.engine", "env")()
     module("e2e.engine", "models")()
     module("e2e.cluster", "up")()
@@ -38,7 +38,7 @@ def everything(args: argparse.Namespace) -> None:
 def record(args: argparse.Namespace) -> None:
     from e2e.scaling.record import record as recorded
 
-    squeeze = Squeeze(seconds=args.seconds, rate_rps=args.rate, seed=args.seed)
+    squeeze = Squeeze(mix=args.mix, seconds=args.seconds, rate_rps=args.rate, seed=args.seed)
     rows, console, file = compressed(squeeze), Console(), Path(args.file)
     console.print(f"{len(rows)} requests in {args.seconds:.0f} s: {squeeze.faster:.2f} times as fast as they came")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,7 @@ def main() -> None:
     )
     parser.add_argument("act", nargs="?", choices=["all", "record", "compare"], default="all")
     parser.add_argument("file", nargs="?")
+    parser.add_argument("--mix", choices=MIXES, default="both", help="which traces: conversation and code, or one")
     parser.add_argument("--seconds", type=float, default=720.0, help="length of the replay (720)")
     parser.add_argument("--rate", type=float, default=4.5, help="mean requests/s (4.5)")
     parser.add_argument("--tail", type=float, default=120.0, help="seconds to watch after the last request (120)")

@@ -90,7 +90,7 @@ def _facts(squeeze: Squeeze, tail_s: float, began_s: float) -> dict[str, Any]:
         "commit": commit.stdout.strip() or None,
         "cores": os.cpu_count(),
         "load_average": [round(x, 2) for x in os.getloadavg()],
-        "trace": {name: getattr(squeeze, name) for name in ("seconds", "rate_rps", "start_s", "span_s", "seed")},
+        "trace": {name: getattr(squeeze, name) for name in ("mix", "seconds", "rate_rps", "start_s", "span_s", "seed")},
         "tail_s": tail_s,
         "overrun_share": paced.overrun_share(NAME, began_s),
     }

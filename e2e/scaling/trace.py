@@ -1,7 +1,8 @@
 """The Azure hour, compressed: both traces that the repository holds (their first 40 minutes), squeezed and thinned.
 
 Times are divided, so load changes so many times faster against a start-up; of the requests a share is kept at random,
-so that two cores can replay what is left; lengths are untouched. Conversation is the strict class, code the other.
+so that two cores can replay what is left; lengths are untouched. Mix `both`: conversation is the strict class, code,
+with its bursts, the other. Mix `conversation`: that trace alone, its requests of either class by turns at random.
 """
 
 import random
@@ -13,6 +14,7 @@ from llmservice_sim.traces import Row, read
 
 AZURE = Path(__file__).parents[2] / "bench" / "data" / "azure-2023"
 FILES = {"interactive": "conv_0-40min.csv.gz", "batch": "code_0-40min.csv.gz"}
+MIXES = ("both", "conversation")
 SPAN_S = 2400.0
 
 
@@ -22,6 +24,7 @@ class Squeeze:
 
     seconds: float
     rate_rps: float
+    mix: str = "both"
     start_s: float = 0.0
     span_s: float = SPAN_S
     longest_tokens: int = 9000
@@ -36,7 +39,7 @@ class Squeeze:
 def compressed(squeeze: Squeeze) -> list[Row]:
     """Requests in order of time from 0 to `seconds`, each with its class."""
     rng = random.Random(f"{squeeze.seed}/azure")
-    inside = [row for row in _all() if squeeze.start_s <= row.time_s < squeeze.start_s + squeeze.span_s]
+    inside = [row for row in _all(squeeze.mix, rng) if squeeze.start_s <= row.time_s < squeeze.start_s + squeeze.span_s]
     fitting = [row for row in inside if row.prompt_tokens + row.output_tokens <= squeeze.longest_tokens]
     if not fitting:
         return []
@@ -44,7 +47,9 @@ def compressed(squeeze: Squeeze) -> list[Row]:
     return [_at(row, (row.time_s - squeeze.start_s) / squeeze.faster) for row in fitting if rng.random() < share]
 
 
-def _all() -> Sequence[Row]:
+def _all(mix: str, rng: random.Random) -> Sequence[Row]:
+    if mix == "conversation":
+        return [replace(row, service_class=rng.choice([*FILES])) for row in _of("interactive", FILES["interactive"])]
     return sorted((row for name, file in FILES.items() for row in _of(name, file)), key=lambda r: r.time_s)
 
 

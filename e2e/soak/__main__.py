@@ -32,6 +32,7 @@ NAME = "soak"
 SIZES = {"prefill": 2, "decode": 2}
 ROUTERS = 2
 CLASSES = ("interactive", "batch")
+START_S = 600.0
 WELL_S = 300.0
 QUIET_S = 5.0
 """At least so long nothing is done between two faults."""
@@ -88,8 +89,8 @@ def service(namespace: str) -> Iterator[Site]:
     kube.apply(services.leaving(NAME, **SIZES, routers=ROUTERS))
     site = Site(namespace=namespace, name=NAME, sizes=SIZES, routers=ROUTERS)
     try:
-        wait_ready(namespace, NAME, 300)
-        kube.wait_for("all pods", site.is_whole, 300)
+        wait_ready(namespace, NAME, START_S)
+        kube.wait_for("all pods", site.is_whole, START_S)
         yield site
     finally:
         kube.kubectl("-n", namespace, "delete", "llmsvc", NAME)

@@ -9,6 +9,7 @@ from llmservice_api.fields import (
     EngineArg,
     EnvName,
     Image,
+    MeasuredGpu,
     ObjectName,
     OpenObject,
     Policy,
@@ -90,6 +91,10 @@ class Engine(Node):
     env: Annotated[list[EnvVar], Field(max_length=64, json_schema_extra=LIST_MAP)] = Field(default_factory=list)
     accelerator_resource: ObjectName = Field(
         "nvidia.com/gpu", description="Extended resource that a replica asks for, gpusPerReplica of it."
+    )
+    gpu: MeasuredGpu | None = Field(
+        None,
+        description="Of the nodes, for disaggregation Auto. Unset: the slowest of those that were measured.",
     )
     scheduler: Scheduler = Field(default_factory=Scheduler)
 

@@ -124,6 +124,9 @@ AutoOrTokens = Annotated[
 Policy = Literal["slai-plus", "slai", "slai-published", "sarathi", "rad", "vtc", "edf", "mlfq", "spf", "sjf", "fcfs"]
 """The names of llmservice_core.policies, as a test checks."""
 Shed = Literal["Never", "Late"]
+MeasuredGpu = Literal["a100", "h100", "rtx4090"]
+"""Those of llmservice_core.disaggregation, as a test checks."""
+DecodeTakesPrefill = Literal["Auto", "Never"]
 
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
 

@@ -44,13 +44,13 @@ class PoolSpec(Node):
 
 
 class Pools(Node):
-    """prefill and decode, or mixed."""
+    """prefill and decode, or mixed; with disaggregation Auto the limits of all three."""
 
     prefill: PoolSpec | None = None
     decode: PoolSpec | None = None
     mixed: PoolSpec | None = None
 
-    def used(self) -> dict[core.Pool, PoolSpec]:
+    def given(self) -> dict[core.Pool, PoolSpec]:
         named = {
             core.Pool.PREFILL: self.prefill,
             core.Pool.DECODE: self.decode,

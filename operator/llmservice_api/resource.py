@@ -10,62 +10,25 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from llmservice_api import durations
+from llmservice_api.classes import CLASS_RULES, ClassSpec
 from llmservice_api.engine import Engine, Model, Router
 from llmservice_api.fields import (
     AutoOrDuration,
-    ClassName,
+    DecodeTakesPrefill,
     DrainDeadline,
     IdleAfter,
     Interval,
-    Percentile,
-    Shed,
-    Target,
     TargetLoad,
     Url,
-    Weight,
 )
 from llmservice_api.pools import Pools, PoolSpec
 from llmservice_api.rules import Must, Node, Rule
 from llmservice_api.status import Status
 from llmservice_core import model as core
 from llmservice_core.contract import GROUP, KIND, VERSION
+from llmservice_core.disaggregation import Choice, choose
 
 LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-
-
-class SloSpec(Node):
-    """`percentile` per cent of the events lie within `target`."""
-
-    target: Target = Field(description="Time within which the event must happen: 500ms, 30s, 2m.")
-    percentile: Percentile = Field(description="Per cent of the events that must be within the target.")
-
-    def to_slo(self) -> core.Slo:
-        return core.Slo(target_s=durations.seconds(self.target), percentile=self.percentile)
-
-
-class ClassSpec(Node):
-    """Users with one TTFT and one TBT target."""
-
-    name: ClassName
-    default: bool = Field(False, description="Requests that name no class belong to this one.")
-    ttft: SloSpec = Field(description="Time to first token, as the client sees it.")
-    tbt: SloSpec = Field(description="Time between tokens, per token, as the engine emits them.")
-    weight: Weight = Field(1.0, description="What one miss counts for when GPUs are short.")
-    shed: Shed = Field(
-        "Never",
-        description="Late: a request that would miss its TTFT target anyway is refused at once (429, Retry-After);"
-        " Never: it waits.",
-    )
-
-    def to_core(self) -> core.ServiceClass:
-        return core.ServiceClass(
-            name=self.name,
-            ttft=self.ttft.to_slo(),
-            tbt=self.tbt.to_slo(),
-            weight=self.weight,
-            is_default=self.default,
-            sheds_late=self.shed == "Late",
-        )
 
 
 class ScaleDown(Node):
@@ -96,6 +59,12 @@ class Scaling(Node):
     )
     target_load: TargetLoad = Field(0.98, description="RAD's stability guard, not the margin.")
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
+    decode_takes_prefill: DecodeTakesPrefill = Field(
+        "Auto",
+        description="Auto: decode engines compute short prompts in the time that the tightest TBT leaves them, where"
+        " that is sooner than in the prefill pool, and prefill gets fewer replicas. Never: only prefill engines do."
+        " Without effect for engine.scheduler.policy fcfs or a fixed tokenBudget, which do not keep TBT by themselves.",
+    )
 
 
 class Metrics(Node):
@@ -103,44 +72,34 @@ class Metrics(Node):
 
 
 def _least_gpus(spec: "Spec") -> int:
-    return sum(pool.least_gpus for pool in spec.pools.used().values())
+    """Of the pools that run at once: the pair, or the mixed one."""
+    least = {pool: found.least_gpus for pool, found in spec.pools.given().items()}
+    mixed = least.pop(core.Pool.MIXED, 0)
+    return max(mixed, sum(least.values()))
 
 
 def _pools_are(spec: "Spec", *wanted: core.Pool) -> bool:
-    return set(spec.pools.used()) == set(wanted)
+    return set(spec.pools.given()) == set(wanted)
 
 
-_CEL_LEAST_GPUS = " + ".join(
-    f"(has(self.pools.{p}) ? (self.pools.{p}.minReplicas > 1 ? self.pools.{p}.minReplicas : 1)"
-    f" * self.pools.{p}.gpusPerReplica : 0)"
-    for p in ("prefill", "decode", "mixed")
-)
-_CLASS_RULES = (
-    Rule(
-        cel="self.all(c, self.exists_one(d, d.name == c.name))",
-        holds=lambda classes: len({c.name for c in classes}) == len(classes),
-        message="two classes have the same name: rename or remove one",
-    ),
-    Rule(
-        cel="self.exists(c, c.default)",
-        holds=lambda classes: any(c.default for c in classes),
-        message="no class is the default: mark exactly one class with default: true",
-    ),
-    Rule(
-        cel="self.filter(c, c.default).size() <= 1",
-        holds=lambda classes: sum(c.default for c in classes) <= 1,
-        message="more than one class is the default: mark exactly one class with default: true",
-    ),
-)
+def _cel_least_gpus(*pools: str) -> str:
+    return " + ".join(
+        f"(has(self.pools.{p}) ? (self.pools.{p}.minReplicas > 1 ? self.pools.{p}.minReplicas : 1)"
+        f" * self.pools.{p}.gpusPerReplica : 0)"
+        for p in pools
+    )
+
+
+_HAS_BUDGET = "has(self.scaling) && has(self.scaling.gpuBudget)"
 
 
 class Spec(Node):
     RULES: ClassVar = (
         Rule(
-            cel="self.disaggregation in ['Always', 'Never']",
-            holds=lambda spec: spec.disaggregation in ("Always", "Never"),
-            message="disaggregation must be Always (prefill and decode pools) or Never (one mixed pool);"
-            " Auto is not available yet",
+            cel="self.disaggregation in ['Always', 'Never', 'Auto']",
+            holds=lambda spec: spec.disaggregation in ("Always", "Never", "Auto"),
+            message="disaggregation must be Always (prefill and decode pools), Never (one mixed pool) or Auto (which of"
+            " them is decided once)",
         ),
         Rule(
             cel="self.disaggregation != 'Always' ||"
@@ -155,7 +114,16 @@ class Spec(Node):
             message="disaggregation Never needs pools.mixed and neither pools.prefill nor pools.decode",
         ),
         Rule(
-            cel=f"!has(self.scaling) || !has(self.scaling.gpuBudget) || {_CEL_LEAST_GPUS} <= self.scaling.gpuBudget",
+            cel="self.disaggregation != 'Auto' ||"
+            " (has(self.pools.prefill) && has(self.pools.decode) && has(self.pools.mixed))",
+            holds=lambda spec: (
+                spec.disaggregation != "Auto" or _pools_are(spec, core.Pool.PREFILL, core.Pool.DECODE, core.Pool.MIXED)
+            ),
+            message="disaggregation Auto needs the limits of both forms: pools.prefill, pools.decode and pools.mixed",
+        ),
+        Rule(
+            cel=f"!({_HAS_BUDGET}) || (({_cel_least_gpus('prefill', 'decode')}) <= self.scaling.gpuBudget &&"
+            f" ({_cel_least_gpus('mixed')}) <= self.scaling.gpuBudget)",
             holds=lambda spec: spec.scaling.gpu_budget is None or _least_gpus(spec) <= spec.scaling.gpu_budget,
             message="scaling.gpuBudget is smaller than the GPUs of the minimum (sum of minReplicas, at least 1, x"
             " gpusPerReplica over the pools): raise gpuBudget or lower minReplicas",
@@ -163,17 +131,23 @@ class Spec(Node):
         Rule(
             cel="!has(self.pools.prefill) || !has(self.pools.decode) ||"
             " (self.pools.prefill.minReplicas == 0) == (self.pools.decode.minReplicas == 0)",
-            holds=lambda spec: len({pool.min_replicas == 0 for pool in spec.pools.used().values()}) < 2,
+            holds=lambda spec: (
+                not spec.pools.prefill
+                or not spec.pools.decode
+                or (spec.pools.prefill.min_replicas == 0) == (spec.pools.decode.min_replicas == 0)
+            ),
             message="one pool may be empty and the other not: set minReplicas 0 in both pools (the service sleeps while"
             " no request comes), or in none",
         ),
     )
     model: Model
     classes: Annotated[
-        list[ClassSpec], Field(min_length=1, max_length=16, json_schema_extra=LIST_MAP), Must(*_CLASS_RULES)
+        list[ClassSpec], Field(min_length=1, max_length=16, json_schema_extra=LIST_MAP), Must(*CLASS_RULES)
     ]
     disaggregation: Annotated[str, Field(max_length=16)] = Field(
-        "Always", description="Always: prefill and decode pools. Never: one mixed pool."
+        "Always",
+        description="Always: prefill and decode pools. Never: one mixed pool. Auto: for a new service one mixed pool"
+        " where a step of prompts and decodes fits into the strictest TBT (engine.gpu), else pools; kept from then on.",
     )
     pools: Pools
     scaling: Scaling = Field(default_factory=Scaling)
@@ -225,25 +199,50 @@ class LLMService(Node):
         access = self.spec.router.access
         return access.api_keys_secret if access else None
 
+    @property
+    def disaggregation(self) -> Choice:
+        """Always, Never, or what Auto came to when the service was new."""
+        said = self.spec.disaggregation
+        if said != "Auto":
+            return Choice(is_split=said == "Always", why=f"spec.disaggregation is {said}")
+        known = self.status.disaggregation if self.status else None
+        if known is not None:
+            return Choice(is_split=known.mode == "Always", why=known.reason)
+        strictest_s = min(durations.seconds(c.tbt.target) for c in self.spec.classes)
+        return choose(strictest_s, self.spec.engine.gpu)
+
+    @property
+    def pools(self) -> dict[core.Pool, PoolSpec]:
+        """Those that run: a service with Auto has limits for both forms."""
+        is_split, given = self.disaggregation.is_split, self.spec.pools.given()
+        return {pool: found for pool, found in given.items() if (pool is not core.Pool.MIXED) is is_split}
+
     def pool(self, pool: core.Pool) -> PoolSpec:
-        return self.spec.pools.used()[pool]
+        return self.pools[pool]
 
     @property
     def drain_deadline_s(self) -> float:
         return durations.seconds(self.spec.scaling.scale_down.drain_deadline)
+
+    @property
+    def _keeps_tbt(self) -> bool:
+        """Engines make mixed steps no longer than the tightest TBT of the decodes in them allows."""
+        scheduler = self.spec.engine.scheduler
+        return scheduler.policy != "fcfs" and scheduler.token_budget == "auto"
 
     def to_goal(self) -> core.Goal:
         scaling = self.spec.scaling
         stabilization = scaling.scale_down.stabilization
         return core.Goal(
             classes=tuple(c.to_core() for c in self.spec.classes),
-            pools=tuple(spec.to_core(pool) for pool, spec in self.spec.pools.used().items()),
+            pools=tuple(spec.to_core(pool) for pool, spec in self.pools.items()),
             mode=scaling.mode,
             gpu_budget=scaling.gpu_budget,
             interval_s=durations.seconds(scaling.interval),
             target_load=scaling.target_load,
             idle_after_s=durations.seconds(scaling.idle_after),
             stabilization_s=None if stabilization == "auto" else durations.seconds(stabilization),
+            decode_takes_prefill=scaling.decode_takes_prefill == "Auto" and self._keeps_tbt,
         )
 
 

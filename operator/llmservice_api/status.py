@@ -114,6 +114,13 @@ class Summary(Node):
     reason: Word
 
 
+class Disaggregation(Node):
+    """Which form a service with disaggregation Auto got when it was new."""
+
+    mode: Word = Field(description="Always or Never.")
+    reason: Sentence
+
+
 class Status(Node):
     observed_generation: int | None = None
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=_BY_TYPE)] = Field(
@@ -121,6 +128,7 @@ class Status(Node):
     )
     endpoint: Annotated[str, Field(max_length=512)] | None = None
     revision: Word | None = None
+    disaggregation: Disaggregation | None = Field(None, description="What disaggregation Auto came to; it stays.")
     gpus: int | None = Field(None, description="GPUs of all pods that exist, pending ones included.")
     load: float | None = Field(None, description="Work over capacity (RAD, Theorem 1); absent while unknown.")
     summary: Summary | None = None

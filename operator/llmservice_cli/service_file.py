@@ -62,7 +62,7 @@ def wanted(service: LLMService) -> Wanted:
     try:
         return Wanted(
             model=spec.model.name,
-            gpus_per_replica=max(pool.gpus_per_replica for pool in spec.pools.used().values()),
+            gpus_per_replica=max(pool.gpus_per_replica for pool in service.pools.values()),
             max_model_len=int(model_len) if model_len else None,
             max_batched_tokens=int(budget_text) if budget_text else None,
             max_seqs=int(args["--max-num-seqs"]) if "--max-num-seqs" in args else None,

@@ -35,7 +35,7 @@ REST_S = 30
 
 def templates(service: LLMService, settings: Settings) -> dict[Pool, Manifest]:
     """The pod template of each pool, without the revision that is made of them."""
-    return {pool: _template(service, pool, settings) for pool in service.spec.pools.used()}
+    return {pool: _template(service, pool, settings) for pool in service.pools}
 
 
 def revision(pod_templates: Mapping[Pool, Manifest]) -> str:

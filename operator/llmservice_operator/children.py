@@ -86,7 +86,7 @@ def _headless(service: LLMService, pool: Pool) -> Manifest:
 def _disruption_budgets(service: LLMService) -> list[Manifest]:
     """One pod of a pool at a time; pods that are not healthy may always go, or a node could not be drained."""
     engine, router = (identity(service, c) for c in (contract.COMPONENT_ENGINE, contract.COMPONENT_ROUTER))
-    groups = {pool_name(service, p): engine | {contract.LABEL_POOL: p.value} for p in service.spec.pools.used()}
+    groups = {pool_name(service, p): engine | {contract.LABEL_POOL: p.value} for p in service.pools}
     groups[router_name(service)] = router
     return [
         manifest(

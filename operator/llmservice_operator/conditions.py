@@ -51,7 +51,7 @@ def _condition(kind: str, verdict: Verdict, before: Condition | None, facts: Fac
 def _ready(facts: Facts) -> Verdict:
     if facts.problem is not None and not facts.pools:
         return UNKNOWN, facts.problem[0], facts.problem[1]
-    used = facts.service.spec.pools.used()
+    used = facts.service.pools
     if facts.is_asleep and facts.router_ready:
         return TRUE, str(Reason.SCALED_TO_ZERO), "it sleeps: a router holds requests, and the first one starts engines"
     missing = [f"no {pool.value} engine is ready" for pool in used if facts.seen(pool).ready == 0]
@@ -129,7 +129,7 @@ def _asleep(facts: Facts, before: str) -> Verdict:
         return FALSE, "NeverSleeps", "minReplicas keeps engines in every pool"
     if facts.is_asleep:
         return TRUE, str(Reason.SCALED_TO_ZERO), _said_of_sleep(facts) or "no request came yet"
-    missing = [p.value for p in facts.service.spec.pools.used() if facts.seen(p).ready == 0]
+    missing = [p.value for p in facts.service.pools if facts.seen(p).ready == 0]
     if missing and before in (Reason.SCALED_TO_ZERO, Reason.WAKING):
         why = f"; {said}" if (said := _said_of_sleep(facts)) else ""
         return FALSE, str(Reason.WAKING), f"requests wait for the first {' and '.join(missing)} engine{why}"

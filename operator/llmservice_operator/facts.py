@@ -47,7 +47,7 @@ class Facts:
         """Of all pods that exist or are asked for; those that wait for a node count, too."""
         return sum(
             _pods(self.seen(pool), self.sizes.get(pool, 0)) * spec.gpus_per_replica
-            for pool, spec in self.service.spec.pools.used().items()
+            for pool, spec in self.service.pools.items()
         )
 
 

@@ -32,7 +32,7 @@ def decided(service: LLMService, revision: str, deployments: Sequence[Manifest],
     mode = service.spec.scaling.mode
     return {
         pool: _first(_decided(pool, revision, deployments, mode), remembered.get(pool) or None, spec.min_replicas)
-        for pool, spec in service.spec.pools.used().items()
+        for pool, spec in service.pools.items()
     }
 
 

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from llmservice_api import durations
 from llmservice_api.plan_status import plan_status, rounded, timestamp
+from llmservice_api.resource import LLMService
 from llmservice_api.status import (
     HISTORY_LENGTH,
     Change,
     ClassStatus,
+    Disaggregation,
     ObservedSlo,
     PoolStatus,
     PoolStatuses,
@@ -17,6 +19,7 @@ from llmservice_api.status import (
     Summary,
 )
 from llmservice_core.model import Attainment, ClassTraffic, Plan, Pool, ServiceClass, Slo
+from llmservice_core.slack import SHARE
 from llmservice_operator import events
 from llmservice_operator.conditions import report
 from llmservice_operator.facts import Facts
@@ -35,15 +38,24 @@ def build(old: Status, facts: Facts, history: Sequence[Change], memory: str | No
         conditions=report(old.conditions, facts),
         endpoint=f"http://{facts.service.metadata.name}.{facts.service.metadata.namespace}.svc/v1",
         revision=facts.revision,
+        disaggregation=_disaggregation(facts.service),
         gpus=facts.gpus,
         load=rounded(plan.load) if plan else None,
         summary=_summary(facts, classes),
         classes=classes,
-        pools=PoolStatuses.model_validate({p.value: _pool(facts, p) for p in facts.service.spec.pools.used()}),
+        pools=PoolStatuses.model_validate({p.value: _pool(facts, p) for p in facts.service.pools}),
         plan=plan_status(plan) if plan else None,
         history=list(history)[-HISTORY_LENGTH:],
         memory=memory,
     )
+
+
+def _disaggregation(service: LLMService) -> Disaggregation | None:
+    """For Auto only: what was decided once is found here by every later pass."""
+    if service.spec.disaggregation != "Auto":
+        return None
+    choice = service.disaggregation
+    return Disaggregation(mode="Always" if choice.is_split else "Never", reason=choice.why)
 
 
 def is_worth_writing(old: Status | None, new: Status, since_written_s: float) -> bool:
@@ -64,6 +76,7 @@ def _signature(status: Status) -> object:
         [(c.type, c.status, c.reason, c.observed_generation) for c in status.conditions],
         status.pools.model_dump(exclude={p.value: {"message"} for p in Pool}) if status.pools else None,
         status.plan.reason if status.plan else None,
+        bool(status.plan and status.plan.capacity.get(SHARE)),
         [(c.time, c.to) for c in status.history],
         [c.name for c in status.classes],
     )
@@ -76,6 +89,7 @@ def _sentences(status: Status) -> list[str]:
 
 def _numbers(status: Status) -> dict[str, float | None]:
     found: dict[str, float | None] = {"load": status.load}
+    found[SHARE] = status.plan.capacity.get(SHARE) if status.plan else None
     for c in status.classes:
         found[f"{c.name}.rate"] = c.requests_per_second
         found[f"{c.name}.ttft"] = c.ttft.attainment
@@ -147,7 +161,7 @@ def change(before: Mapping[Pool, int], after: Mapping[Pool, int], plan: Plan) ->
 
 
 def _summary(facts: Facts, classes: Sequence[ClassStatus]) -> Summary:
-    parts = {pool: f"{facts.seen(pool).ready}/{facts.sizes.get(pool, '?')}" for pool in facts.service.spec.pools.used()}
+    parts = {pool: f"{facts.seen(pool).ready}/{facts.sizes.get(pool, '?')}" for pool in facts.service.pools}
     budget = facts.service.spec.scaling.gpu_budget
     rates = [c.requests_per_second for c in classes if c.requests_per_second is not None]
     load = facts.plan.load if facts.plan else None

@@ -61,7 +61,16 @@ class PoolCapacity:
     """E[v_p^2] / E[v_p] in tokens, from the attention work: a prompt without cache has work v_p^2 / 2."""
     steps: float = 0.0
     learned: Learned | None = None
+    fit: least_squares.Fit | None = None
+    """Behind `learned`, if steps of this window made it."""
     unknown: str | None = None
+
+    def seconds(self, x: Sequence[float]) -> float | None:
+        """Of a step with these features, as this window's steps have it; None where they cannot tell."""
+        if self.learned is None or self.fit is None:
+            return None
+        model = _Model(learned=self.learned, fit=self.fit)
+        return model.seconds(x) if model.is_known_at(x) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +172,7 @@ def _priced(
         mean_square_prompt=2e6 * attention if attention is not None else None,
         steps=steps,
         learned=model.learned if unknown is None else None,
+        fit=model.fit if unknown is None else None,
         unknown=unknown,
     )
 

@@ -87,6 +87,9 @@ class Goal:
     """None: auto, the observed start-up time."""
     idle_after_s: float = 300.0
     """How long no request must have come before pools whose minimum is 0 are all put to sleep."""
+    decode_takes_prefill: bool = False
+    """Decode engines may compute prompts in the time that the tightest TBT leaves them, if they keep mixed steps within
+    it by themselves."""
 
     @property
     def may_sleep(self) -> bool:
@@ -225,6 +228,16 @@ class PoolPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """So many replicas of `source` are to serve in `target`; both sizes of the plan count with it."""
+
+    source: Pool
+    target: Pool
+    count: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One decision with its inputs. `load` is lambda d / g of Theorem 1, None while capacity is unknown."""
 
@@ -236,6 +249,8 @@ class Plan:
     capacity: Mapping[str, float | None] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     load: float | None = None
+    flip: Flip | None = None
+    """Whoever cannot flip removes and starts pods instead."""
 
     def replicas(self, pool: Pool) -> int | None:
         return next((p.replicas for p in self.pools if p.pool is pool), None)

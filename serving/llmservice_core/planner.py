@@ -7,18 +7,21 @@ Each step leaves its name, the sizes it wished and a sentence in the plan. docs/
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llmservice_core.capacity import PoolCapacity, pool_capacity
 from llmservice_core.model import Goal, Observation, Plan, Pool, PoolGoal, PoolPlan, PoolSeen, Reason, Step
 from llmservice_core.planner_backlog import backlog
+from llmservice_core.planner_budget import claims_of, told
 from llmservice_core.planner_demand import demand, strictest_tbt_s
 from llmservice_core.planner_doubt import doubt
-from llmservice_core.planner_facts import ALL_STEPS, MOST_START_UP_S, Draft, Drafts, Facts, Settings, each
+from llmservice_core.planner_facts import ALL_STEPS, MOST_START_UP_S, Draft, Drafts, Facts, Settings, Stabilised, each
+from llmservice_core.planner_flip import Settled, carried_out, flipped
 from llmservice_core.planner_forecast import Errors, continued, learned_errors
 from llmservice_core.planner_limits import Fitted, Wish, fit
 from llmservice_core.planner_memory import Memory, remember
 from llmservice_core.planner_record import capacity_of, inputs_of, load_of, overall, pool_plan
+from llmservice_core.planner_slack import published, relieved
 from llmservice_core.planner_sleep import SLEEP, rest
 from llmservice_core.planner_steps import feedback, is_settled, learned_margin, size, work_of
 
@@ -27,16 +30,6 @@ STALE_SCRAPE_GAPS = 2.5
 """Metrics are stale when older than both so many plan intervals and so many scrape gaps as observed."""
 MIN_STABILIZATION_S = 30.0
 DEFAULT_STABILIZATION_S = 120.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stabilised:
-    """Whole replicas after the window: the largest recent want. `held` says why it is more than wanted now."""
-
-    replicas: int
-    wanted: int
-    held: Reason | None = None
-    why: str = ""
 
 
 def plan(
@@ -66,13 +59,16 @@ def plan(
         resting = resting.if_known(drafts)
         facts, drafts = replace(facts, goal=resting.goal), resting.drafts(drafts)
         steps.append(_step(SLEEP, drafts, resting.why))
-    settled = {p.pool: _stabilise(facts, p, drafts[p.pool]) for p in facts.goal.pools}
+    settled: Settled = {p.pool: _stabilise(facts, p, drafts[p.pool]) for p in facts.goal.pools}
     steps.append(_settled_step(settled))
+    settled, flip = flipped(facts, drafts, settled)
     fitted = _fit(facts, drafts, settled)
+    flip = carried_out(flip, {p: s.desired for p, s in facts.pools.items()}, fitted.sizes)
+    if flip is not None:
+        steps.append(Step(name="flip", sizes={p: float(s.replicas) for p, s in settled.items()}, why=flip.why))
     steps.append(_limits_step(facts.goal, fitted))
-    return _result(facts, drafts, settled, fitted, tuple(steps)), _remembered(
-        facts, drafts, settled, unreadable is None
-    )
+    made = replace(_result(facts, drafts, settled, fitted, tuple(steps)), flip=flip)
+    return made, _remembered(facts, drafts, settled, unreadable is None)
 
 
 def stabilization_s(goal: Goal, observation: Observation) -> float:
@@ -146,9 +142,14 @@ def _wish(facts: Facts, drafts: Drafts, steps: list[Step]) -> Drafts:
     asked = facts.demand
     steps.append(_step("demand", drafts, asked.unknown or f"{asked.arrivals_rps:.2f} req/s: " + _rates(facts)))
     steps.append(_step("capacity", drafts, "; ".join(_capacity_text(c) for c in facts.capacity.values())))
-    for name, pool_step in (("size", size), ("backlog", backlog), ("feedback", feedback), ("unknown", doubt)):
+    for name, pool_step in (("size", size), ("backlog", backlog), ("feedback", feedback)):
         before, drafts = drafts, each(pool_step, facts, drafts)
         steps.append(_step(name, drafts, _change(before, drafts)))
+    if (less := relieved(facts, drafts)) is not None:
+        drafts, why = less
+        steps.append(_step("slack", drafts, why))
+    before, drafts = drafts, each(doubt, facts, drafts)
+    steps.append(_step("unknown", drafts, _change(before, drafts)))
     return drafts
 
 
@@ -213,7 +214,9 @@ def _fit(facts: Facts, drafts: Drafts, settled: Mapping[Pool, Stabilised]) -> Fi
         )
         for p in facts.goal.pools
     ]
-    return fit(wishes, facts.goal.gpu_budget)
+    claims = claims_of(facts, drafts) if facts.settings.slo_gain else ()
+    fitted = fit(wishes, facts.goal.gpu_budget, claims)
+    return replace(fitted, why=told(claims, fitted.sizes, {w.goal.pool: w.capped for w in wishes}))
 
 
 def _remembered(facts: Facts, drafts: Drafts, settled: Mapping[Pool, Stabilised], is_readable: bool) -> Memory:
@@ -252,7 +255,7 @@ def _result(
         reason=reason,
         message=message,
         inputs=inputs_of(facts),
-        capacity=capacity_of(facts),
+        capacity={**capacity_of(facts), **published(facts)},
         steps=steps,
         load=load_of(facts),
     )
@@ -288,4 +291,5 @@ def _settled_step(settled: Mapping[Pool, Stabilised]) -> Step:
 def _limits_step(goal: Goal, fitted: Fitted) -> Step:
     ranges = ", ".join(f"{p.pool} {p.min_replicas} to {p.max_replicas}" for p in goal.pools)
     sizes = {p: float(n) for p, n in fitted.sizes.items()}
-    return Step(name="limits", sizes=sizes, why=f"{ranges}; {_budget_text(goal, fitted)}")
+    parts = (ranges, _budget_text(goal, fitted), fitted.why)
+    return Step(name="limits", sizes=sizes, why="; ".join(p for p in parts if p))

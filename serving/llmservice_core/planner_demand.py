@@ -7,13 +7,34 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmservice_core.model import ClassTraffic, Goal, Observation, ServiceClass
+from llmservice_core.model import ClassTraffic, Goal, Observation, Pool, ServiceClass
 
 JUMP_SIGMAS = 2.5
 """The short window replaces the long one when it lies this many Poisson standard deviations above it."""
 SPREAD = 2.0
 MAX_ERROR = 0.5
 """Squared relative error of n requests' work is (1 + cv^2) / n; lengths of LLM requests have cv about 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassDemand:
+    """Of one class that asks for something."""
+
+    name: str
+    arrivals_rps: float
+    prompt_tokens_rps: float
+    output_tokens_rps: float
+
+    def share(self, pool: Pool, whole: "Demand") -> float:
+        """Of the tokens that this pool has to serve."""
+        own = self._tokens(pool, self.prompt_tokens_rps, self.output_tokens_rps)
+        total = self._tokens(pool, whole.prompt_tokens_rps, whole.output_tokens_rps)
+        return own / total if total > 0.0 else 0.0
+
+    @staticmethod
+    def _tokens(pool: Pool, prompt: float, output: float) -> float:
+        """In a mixed pool a request counts by all its tokens."""
+        return {Pool.PREFILL: prompt, Pool.DECODE: output, Pool.MIXED: prompt + output}[pool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +50,7 @@ class Demand:
     """Share of the prompt tokens that belongs to the class with the strictest TTFT; 1 when nothing is known."""
     prefill_weight: float = 1.0
     decode_weight: float = 1.0
+    classes: tuple[ClassDemand, ...] = ()
     unknown: str | None = None
     """Why the token rates are unknown; None: they are known, zero included."""
     is_warming_up: bool = False
@@ -85,6 +107,10 @@ def _with_lengths(goal: Goal, by_name: dict[str, ClassTraffic], rates: dict[str,
         strict_share=strict_rps / sum(prompt_rps) if sum(prompt_rps) > 0 else 1.0,
         prefill_weight=_weight(active, prompt_rps),
         decode_weight=_weight(active, output_rps),
+        classes=tuple(
+            ClassDemand(name=c.name, arrivals_rps=rates[c.name], prompt_tokens_rps=p, output_tokens_rps=d)
+            for c, p, d in zip(active, prompt_rps, output_rps, strict=True)
+        ),
     )
 
 

@@ -37,6 +37,8 @@ class Settings:
 
     trend: bool = True
     """Growth of the work is extrapolated over the start-up time."""
+    ramps: bool = True
+    """Steady growth is extrapolated in full, from the middle of the window that its rate was counted in."""
     past_errors: bool = True
     """A margin by the forecast's own past errors."""
     square_root: bool = True
@@ -46,11 +48,17 @@ class Settings:
     hard_width: bool = True
     """The decode margin ends where batches as wide as every target allows would hold the residents."""
     backlog: bool = True
+    slack: bool = True
+    """Decode engines compute prompts where the goal allows it, and prefill is spared them."""
     feedback: bool = True
     """A margin from measured misses."""
     release: bool = True
     """Less margin than the law's own after a long time without misses."""
     stabilise: bool = True
+    flips: bool = False
+    """Replicas change their pool where a start takes long. Nobody relabels pods in a cluster yet: off in production."""
+    slo_gain: bool = True
+    """A budget that is too small goes where it keeps most promises, by class weights."""
 
 
 ALL_STEPS: Final = Settings()
@@ -99,6 +107,16 @@ class Draft:
     def keeps(self) -> bool:
         """No fewer replicas than there are, whatever others need."""
         return self.is_held or self.is_doubted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stabilised:
+    """Whole replicas after the window: the largest recent want. `held` says why it is more than wanted now."""
+
+    replicas: int
+    wanted: int
+    held: Reason | None = None
+    why: str = ""
 
 
 Drafts = Mapping[Pool, Draft]

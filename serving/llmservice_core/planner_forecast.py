@@ -1,8 +1,11 @@
 """The work to expect when a pod that is asked for now will serve: trend and the plan's own past errors. Pure.
 
-After our sizing study: T = (u(now) / u(150 s ago)) ^ (H / 300) with half the weight of a straight line, and a margin of
-0.3 standard deviations of the errors that "as much as now" made over the horizon H, in logarithms. H: start-up time
-plus two scrapes. Only growth is extrapolated: sizes go down later anyway.
+After our sizing study: T = (u(now) / u(150 s ago)) ^ (H / 300), half of what has grown goes on, and a margin of 0.3
+standard deviations of the errors that "as much as now" made over the horizon H, in logarithms. H: start-up time plus
+two scrapes. Growth that both halves of the 150 s show is a ramp and goes on at the pace of the later half (of twice the
+earlier one at most); a burst shows in one of them. It must show in every pool: a change of lengths, or lengths that a
+new service learns as its first answers end, are no ramp.
+Only growth is extrapolated: sizes go down later anyway.
 """
 
 import math
@@ -15,6 +18,7 @@ from llmservice_core.model import Pool
 TREND_S: Final = 150.0
 TREND_WEIGHT: Final = 0.5
 MOST_TREND: Final = 1.5
+MOST_RAMP: Final = 3.0
 ERROR_WEIGHT: Final = 0.3
 PRIOR_ERROR: Final = 0.10
 PRIOR_COUNT: Final = 40.0
@@ -69,19 +73,39 @@ def at(past: Past, time_s: float) -> float | None:
 
 
 def trend(
-    pasts: Mapping[Pool, Past], now_s: float, works: Mapping[Pool, float], error: float, horizon_s: float
+    pasts: Mapping[Pool, Past],
+    now_s: float,
+    works: Mapping[Pool, float],
+    error: float,
+    horizon_s: float,
+    ramps: bool = True,
 ) -> float:
     """By how much all work together will have grown over the horizon: 1 unless it grew beyond chance.
 
-    `error`: standard error of the work of one window, as a share of it.
+    `error`: standard error of the work of one window, as a share of it. `ramps` False: all growth at half the weight.
     """
-    before = [at(pasts.get(pool, ()), now_s - TREND_S) for pool in works]
-    known = [u for u in before if u is not None]
-    then, now = sum(known), sum(works.values())
-    if len(known) < len(works) or then <= 0.0 or now <= then:
+    known = {p: (at(pasts.get(p, ()), now_s - TREND_S), at(pasts.get(p, ()), now_s - TREND_S / 2.0)) for p in works}
+    before = [then for then, _ in known.values() if then is not None]
+    if len(before) < len(works):
         return 1.0
-    beyond = max(0.0, math.log(now / then) - math.sqrt(2.0) * error)
-    return math.exp(min(math.log(MOST_TREND), TREND_WEIGHT * beyond * horizon_s / TREND_S))
+    half = TREND_WEIGHT * _growth(sum(before), sum(works.values()), error) * horizon_s / TREND_S
+    grown = min(math.log(MOST_TREND), half)
+    if ramps and works:
+        pace = min(_pace(then or 0.0, middle or 0.0, works[p], error) for p, (then, middle) in known.items())
+        grown = max(grown, min(math.log(MOST_RAMP), pace * horizon_s))
+    return math.exp(grown)
+
+
+def _pace(then: float, middle: float, now: float, error: float) -> float:
+    """Per second, of growth that both halves of TREND_S show."""
+    return 2.0 * min(_growth(middle, now, error), 2.0 * _growth(then, middle, error)) / TREND_S
+
+
+def _growth(then: float, now: float, error: float) -> float:
+    """Logarithm of the ratio, less what chance explains; 0 where nothing grew or nothing was there to grow."""
+    if then <= 0.0 or now <= then:
+        return 0.0
+    return max(0.0, math.log(now / then) - math.sqrt(2.0) * error)
 
 
 def spare(errors: Errors) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmservice_core.model import Pool, PoolGoal, PoolSeen
+from llmservice_core.planner_budget import Claim, gain
 
 KEEP: Final = 1.5
 """How much more a replica that exists counts than a new one. Why: a swap costs a start-up on both sides, and loads
@@ -56,16 +57,19 @@ class Fitted:
     sizes: Mapping[Pool, int]
     held_gpus: int
     """GPUs of pods that are leaving; growth waits for them."""
+    why: str = ""
+    """What was short and what that means, if something was."""
 
 
-def fit(wishes: Sequence[Wish], budget: int | None) -> Fitted:
+def fit(wishes: Sequence[Wish], budget: int | None, claims: Sequence[Claim] = ()) -> Fitted:
+    """`claims`: what GPUs are worth to the classes; without them pools are compared by weight x load."""
     sizes = {w.goal.pool: w.floor for w in wishes}
     if budget is not None:
-        _cut(wishes, sizes, budget)
-    while (taker := _next(wishes, sizes, budget)) is not None:
+        _cut(wishes, sizes, budget, claims)
+    while (taker := _next(wishes, sizes, budget, claims)) is not None:
         sizes[taker.goal.pool] += 1
     if budget is not None:
-        _wait_for_leaving(wishes, sizes, budget)
+        _wait_for_leaving(wishes, sizes, budget, claims)
     return Fitted(sizes=sizes, held_gpus=_held(wishes, sizes))
 
 
@@ -73,28 +77,37 @@ def gpus(wishes: Sequence[Wish], sizes: Mapping[Pool, int]) -> int:
     return sum(sizes[w.goal.pool] * w.goal.gpus_per_replica for w in wishes)
 
 
-def _cut(wishes: Sequence[Wish], sizes: dict[Pool, int], budget: int) -> None:
+def _cut(wishes: Sequence[Wish], sizes: dict[Pool, int], budget: int, claims: Sequence[Claim]) -> None:
     """What is kept may be more than the budget, which a person can lower: the least urgent go, down to the minima."""
     while gpus(wishes, sizes) > budget:
         above = [w for w in wishes if sizes[w.goal.pool] > w.goal.min_replicas]
         if not above:
             return
-        sizes[min(above, key=lambda w: _urgency(w, sizes[w.goal.pool] - 1)).goal.pool] -= 1
+        sizes[min(above, key=lambda w: _urgency(w, _less(sizes, w.goal.pool), claims)).goal.pool] -= 1
 
 
-def _next(wishes: Sequence[Wish], sizes: Mapping[Pool, int], budget: int | None) -> Wish | None:
-    """Who gets the next replica: who can place it, then who needs it now, then the most loaded by weight."""
+def _next(
+    wishes: Sequence[Wish], sizes: Mapping[Pool, int], budget: int | None, claims: Sequence[Claim]
+) -> Wish | None:
+    """Who gets the next replica: who can place it, then who needs it now, then by `_urgency`."""
     open_wishes = [w for w in wishes if sizes[w.goal.pool] < w.capped]
     if budget is not None:
         used = gpus(wishes, sizes)
         open_wishes = [w for w in open_wishes if used + w.goal.gpus_per_replica <= budget]
-    return max(open_wishes, key=lambda w: _urgency(w, sizes[w.goal.pool]), default=None)
+    return max(open_wishes, key=lambda w: _urgency(w, sizes, claims), default=None)
 
 
-def _urgency(wish: Wish, size: int) -> tuple[bool, bool, float]:
+def _less(sizes: Mapping[Pool, int], pool: Pool) -> dict[Pool, int]:
+    return {**sizes, pool: sizes[pool] - 1}
+
+
+def _urgency(wish: Wish, sizes: Mapping[Pool, int], claims: Sequence[Claim]) -> tuple[bool, bool, float, float]:
+    """Kept promises that one more replica adds per GPU; where it adds none by itself, weight x load."""
+    size = sizes[wish.goal.pool]
     load = wish.need / size if size > 0 else float("inf")
     keep = KEEP if size < wish.seen.desired else 1.0
-    return size < wish.placeable, size < wish.needed, keep * wish.weight * load
+    adds = gain(claims, sizes, wish.goal.pool, wish.goal.gpus_per_replica) if claims else 0.0
+    return size < wish.placeable, size < wish.needed, keep * adds, keep * wish.weight * load
 
 
 def _held(wishes: Sequence[Wish], sizes: Mapping[Pool, int]) -> int:
@@ -108,7 +121,7 @@ def _leaving(wish: Wish, size: int) -> int:
     return wish.seen.draining - taken_back + max(0, stay - size)
 
 
-def _wait_for_leaving(wishes: Sequence[Wish], sizes: dict[Pool, int], budget: int) -> None:
+def _wait_for_leaving(wishes: Sequence[Wish], sizes: dict[Pool, int], budget: int, claims: Sequence[Claim]) -> None:
     """Takes growth back, least urgent first, while leaving pods still hold the GPUs; never below the present size.
 
     Growth that only takes drains back frees nothing when it is given up.
@@ -117,7 +130,7 @@ def _wait_for_leaving(wishes: Sequence[Wish], sizes: dict[Pool, int], budget: in
         growing = [w for w in wishes if sizes[w.goal.pool] > _least(w)]
         if not growing:
             return
-        sizes[min(growing, key=lambda w: _urgency(w, sizes[w.goal.pool])).goal.pool] -= 1
+        sizes[min(growing, key=lambda w: _urgency(w, sizes, claims)).goal.pool] -= 1
 
 
 def _least(wish: Wish) -> int:

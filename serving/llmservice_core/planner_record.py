@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from llmservice_core.model import Pool, PoolGoal, PoolPlan, PoolSeen, Reason
 from llmservice_core.planner_facts import Draft, Facts
+from llmservice_core.planner_slack import taken_share
 
 IMPORTANCE = (
     Reason.WAKING,
@@ -89,7 +90,13 @@ def load_of(facts: Facts) -> float | None:
     """
     if any(facts.work[p].unknown or s.ready == 0 for p, s in facts.pools.items()):
         return None
-    return max((facts.work[p].total / s.ready for p, s in facts.pools.items()), default=None)
+    taken = {Pool.PREFILL: taken_share(facts) or 0.0}
+    return max((_own(facts, p, taken.get(p, 0.0)) / s.ready for p, s in facts.pools.items()), default=None)
+
+
+def _own(facts: Facts, pool: Pool, taken: float) -> float:
+    """Without the share of its prompt tokens that another pool computes."""
+    return facts.work[pool].total * (1.0 - taken)
 
 
 def _reason(

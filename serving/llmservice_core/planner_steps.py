@@ -82,7 +82,9 @@ def _growth(facts: Facts, pool: Pool) -> float:
     settings, known = facts.settings, {p: w.total for p, w in facts.work.items() if w.unknown is None}
     factor = spare(facts.errors.get(pool, Errors())) if settings.past_errors else 1.0
     if settings.trend and len(known) == len(facts.work):
-        factor *= trend(facts.memory.past, facts.now_s, known, facts.demand.standard_error, facts.horizon_s)
+        ahead_s = facts.horizon_s + (facts.seen.window_s / 2.0 if settings.ramps else 0.0)
+        error = facts.demand.standard_error
+        factor *= trend(facts.memory.past, facts.now_s, known, error, ahead_s, settings.ramps)
     return factor
 
 
@@ -189,10 +191,10 @@ def _answers(facts: Facts, pool: Pool, slo: str) -> bool:
         return True
     if slo == "TBT":
         return pool is Pool.DECODE
-    return (pool is Pool.DECODE) is _decode_waits(facts)
+    return (pool is Pool.DECODE) is decode_waits(facts)
 
 
-def _decode_waits(facts: Facts) -> bool:
+def decode_waits(facts: Facts) -> bool:
     decode = facts.pools.get(Pool.DECODE)
     return decode is not None and decode.waiting is not None and decode.waiting > max(1, decode.ready)
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from llmservice_core.model import Pool
 from llmservice_core.picking import UNBOUNDED, Choice, Policy, Room, Saved, pick, pick_with_room
+from llmservice_core.slack import Slack, beside
 
 
 class RouteReason(StrEnum):
@@ -21,6 +22,8 @@ class RouteReason(StrEnum):
     MIXED = "Mixed"
     DECODE_ALONE = "DecodeAlone"
     """One step on a decode engine: a request that two steps cannot serve, and no mixed engine exists."""
+    DECODE_SLACK = "DecodeSlack"
+    """One step on a decode engine that has time for this prompt beside its decodes, and ends it sooner."""
     NO_ENDPOINT = "NoEndpoint"
     FULL = "Full"
     """Engines exist, and each has as many prompts as it may hold: wait, a place becomes free."""
@@ -93,8 +96,11 @@ def choose(
     draw: float = 0.0,
     saved: Saved | None = None,
     room: Room = UNBOUNDED,
+    slack: Slack | None = None,
+    prompt_tokens: float = 0.0,
 ) -> Route | NoRoute:
-    """The route of one request. `one_step`: the request cannot be split into prefill and decode.
+    """The route of one request. `one_step`: the request cannot be split into prefill and decode. `slack`: decode
+    engines may compute its prompt of `prompt_tokens`, too.
 
     Mixed engines come first where they exist: a service has either them or a pair of pools, and both only while it is
     being changed from one to the other, when two-step requests take the pair again once it is whole.
@@ -104,6 +110,8 @@ def choose(
     if one_step and not mixed:
         return _one_step(usable(endpoints, Pool.DECODE, excluded), RouteReason.DECODE_ALONE, choice)
     pair = None if one_step else _pair(endpoints, excluded, choice)
+    if slack is not None and pair is not None and not policy.draws:
+        pair = _beside(slack, prompt_tokens, endpoints, excluded, choice) or pair
     if isinstance(pair, Route) or (pair is not None and pair.reason is RouteReason.FULL):
         return pair
     if mixed:
@@ -145,6 +153,16 @@ def _pair(endpoints: Collection[Endpoint], excluded: Collection[str], choice: Ch
     best = (pick_with_room(candidates, choice) for candidates in sets)
     pairs = [_completed(prefill, decodes, choice) for prefill in best if prefill is not None]
     return min(pairs, key=lambda route: _score_of(route, choice), default=_full())
+
+
+def _beside(
+    slack: Slack, prompt_tokens: float, endpoints: Collection[Endpoint], excluded: Collection[str], choice: Choice
+) -> Route | None:
+    """Alone on a decode engine, where that is sooner than with any prefill engine, one without room included."""
+    prefills = usable(endpoints, Pool.PREFILL, excluded)
+    saved = max((choice.saved.get(p.name, 0.0) for p in prefills), default=0.0)
+    engine = beside(slack, prompt_tokens, prefills, usable(endpoints, Pool.DECODE, excluded), saved)
+    return None if engine is None else Route(prefill=None, decode=engine, reason=RouteReason.DECODE_SLACK)
 
 
 def _completed(prefill: Endpoint, decodes: Sequence[Endpoint], choice: Choice) -> Route:

@@ -72,6 +72,11 @@ class GapCounts:
         self._counters, self._histogram = counters, histogram
         self._members = dict.fromkeys(self._targets, 0)
 
+    @property
+    def tightest_s(self) -> float:
+        """Of the TBT targets of those in the batch; infinite without any."""
+        return min((self._targets[name] for name, count in self._members.items() if count), default=math.inf)
+
     def joined(self, part: Part) -> None:
         self._members[part.request.service_class.name] += 1
 

@@ -2,7 +2,8 @@
 
 With n sequences a step takes a(n) + c(n) KV, and KV grows by n a step, so k steps take a sum that can be written down
 and turned round. Joins and finishes happen at ends of steps, as in the exact engine. Coarser than it: KV in tokens
-instead of blocks, and a pre-empted sequence is computed again in one step of its own.
+instead of blocks, and a pre-empted sequence is computed again in one step of its own. Prompts that are computed here
+(`fast_mixed`) go step by step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from llmservice_core.latency import Work
 from llmservice_core.metric_names import KINDS
 from llmservice_core.steps import StepTime
 from llmservice_sim.fast_counters import GapCounts, add_run
+from llmservice_sim.fast_mixed import Prompts
 from llmservice_sim.fleet_counters import EngineCounters
 from llmservice_sim.fleet_requests import Part
 from llmservice_sim.fleet_settings import Replica
@@ -67,12 +69,16 @@ class FastDecode:
     counters: EngineCounters
     gaps: GapCounts
     time_s: float = 0.0
+    widest: int | None = None
+    """Tokens of a mixed step that the policy never goes above."""
     step: int = 0
     kv: int = 0
     """Computed tokens of all in the batch."""
     waiting: list[tuple[tuple[float, ...], int, Part]] = field(default_factory=list)
     batch: dict[Part, Seat] = field(default_factory=dict)
     late: list[int] = field(default_factory=list)
+    prompts: Prompts = field(init=False)
+    """That it computes itself, beside its decodes."""
     extra_s: float = 0.0
     """The next step lasts so much longer: something is computed again."""
     _finishes: list[tuple[int, int, Seat]] = field(default_factory=list)
@@ -84,18 +90,24 @@ class FastDecode:
 
     def __post_init__(self) -> None:
         self.late = [0] * len(self.gaps.targets_s)
+        self.prompts = Prompts(self.replica, self.widest)
 
     # What routers and laws ask
 
     @property
     def kv_usage(self) -> float:
-        return min(1.0, self.kv / self.replica.kv_tokens)
+        return min(1.0, (self.kv + self.prompts.kv) / self.replica.kv_tokens)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.batch and not self.prompts.parts
 
     def owed_tokens(self) -> float:
         """Predicted tokens that are still to come, of those in the batch and of those that wait."""
         while self._owed and self._owed[0][0] <= self.step:
             self._pay(heapq.heappop(self._owed)[2])
         waiting = sum(part.request.predicted_output for _, _, part in self.waiting)
+        waiting += sum(part.request.predicted_output for part in self.prompts.parts)
         return max(0.0, self._owed_sum - self._owed_count * self.step) + waiting
 
     def _pay(self, seat: Seat) -> None:
@@ -108,8 +120,10 @@ class FastDecode:
     # Time
 
     def seconds(self, steps: int) -> float:
-        """Of the next so many steps."""
+        """Of the next so many steps; of one only while there are prompts."""
         n = len(self.batch)
+        if self.prompts.parts:
+            return self.extra_s + (self._mixed_s() if steps else 0.0)
         a, c = self.lines.of(n)
         return self.extra_s + steps * (a + c * (self.kv + n)) + c * n * steps * (steps - 1) / 2
 
@@ -117,6 +131,8 @@ class FastDecode:
         """Steps that have ended by then (`whole`), or that must end so that it is no earlier than then."""
         n = len(self.batch)
         left_s = time_s - self.time_s - self.extra_s
+        if self.prompts.parts:
+            return int(left_s >= self._mixed_s() - 1e-9) if whole else 1
         if not n or left_s <= 0:
             return 0 if whole or time_s <= self.time_s else 1
         a, c = self.lines.of(n)
@@ -126,7 +142,9 @@ class FastDecode:
         return math.floor(steps + 1e-9) if whole else max(1, math.ceil(steps - 1e-9))
 
     def next_stop(self) -> int | None:
-        """Steps until one has its last token, or memory is full; None: it idles."""
+        """Steps until one has its last token, or memory is full; one while there are prompts; None: it idles."""
+        if self.prompts.parts:
+            return 1
         if not self.batch:
             return None
         while self._finishes[0][2].is_gone:
@@ -137,19 +155,37 @@ class FastDecode:
     def advance(self, steps: int, time_s: float) -> None:
         """So many steps have ended, the last one at `time_s`."""
         if steps > 0:
-            self._count(steps)
+            is_mixed = bool(self.prompts.parts)
+            if is_mixed:
+                self._count_mixed()
+            else:
+                self._count(steps)
             self.kv += steps * len(self.batch)
             self.step += steps
             self.extra_s = 0.0
             self._fresh = []
+            for part in self.prompts.landed() if is_mixed else ():
+                part.produced = 1
+                self._sit(part)
         self.time_s = time_s
+
+    def _mixed_s(self) -> float:
+        return self.prompts.step(len(self.batch), self.kv + len(self.batch), self.gaps.tightest_s)[1]
+
+    def _count_mixed(self) -> None:
+        work, seconds = self.prompts.step(len(self.batch), self.kv + len(self.batch), self.gaps.tightest_s)
+        self.counters.step(work, seconds + self.extra_s)
+        self._count_gaps(1, seconds, 0.0)
 
     def _count(self, steps: int) -> None:
         n = len(self.batch)
         a, c = self.lines.of(n)
         first_s = a + c * (self.kv + n)
         add_run(self.counters.kinds[DECODE], n, self.kv, steps, a, c, self.extra_s)
-        lates, first = self.gaps.add(steps, first_s, c * n, self.extra_s, self._fresh)
+        self._count_gaps(steps, first_s, c * n)
+
+    def _count_gaps(self, steps: int, first_s: float, more_s: float) -> None:
+        lates, first = self.gaps.add(steps, first_s, more_s, self.extra_s, self._fresh)
         for part in self._fresh:
             if not part.preemptions and part in self.batch:
                 self.batch[part].late_before = [before + late for before, late in zip(self.late, first, strict=True)]
@@ -162,22 +198,35 @@ class FastDecode:
         heapq.heappush(self.waiting, (key, self._serial, part))
 
     def admit(self) -> list[Part]:
-        """Those whom the next step serves first."""
+        """Those whom the next step serves first; prompts begin to be computed."""
         admitted = []
-        while self.waiting and len(self.batch) < self.replica.limits.max_seqs:
+        while self.waiting and len(self.batch) + len(self.prompts.parts) < self.replica.limits.max_seqs:
             part = self.waiting[0][2]
-            if self.batch and self._held() + part.known + self.replica.limits.block_tokens > self.replica.kv_tokens:
+            if (
+                not self.is_idle
+                and self._held() + part.known + self.replica.limits.block_tokens > self.replica.kv_tokens
+            ):
                 break
             heapq.heappop(self.waiting)
+            if part.remaining > 1 and not part.preemptions:
+                self.prompts.begin(part)
+                continue
             self._seat(part)
             admitted.append(part)
         return admitted
 
     def _held(self) -> int:
         """With half a block unused in each sequence."""
-        return self.kv + len(self.batch) * self.replica.limits.block_tokens // 2
+        sequences = len(self.batch) + len(self.prompts.parts)
+        return self.kv + self.prompts.kv + sequences * self.replica.limits.block_tokens // 2
 
     def _seat(self, part: Part) -> None:
+        self._sit(part)
+        self._fresh.append(part)
+        if part.preemptions:
+            self.extra_s += self.lines.prompt_s(part.known)
+
+    def _sit(self, part: Part) -> None:
         self._serial += 1
         due = self.step + max(0.0, part.request.predicted_output - part.produced)
         finish = self.step + part.asked.output_tokens - part.produced
@@ -188,9 +237,6 @@ class FastDecode:
         self._owed_count += 1
         self.kv += part.known - 1
         self.gaps.joined(part)
-        self._fresh.append(part)
-        if part.preemptions:
-            self.extra_s += self.lines.prompt_s(part.known)
 
     def finished(self) -> list[Part]:
         """Those whose last token left with the step that has just ended."""
@@ -209,6 +255,12 @@ class FastDecode:
             self.take_out(part)
             part.preemptions += 1
             self.add(part, (-1.0,))
+
+    def lost(self, part: Part) -> None:
+        """Its process is dead, or somebody took it back."""
+        if part in self.batch:
+            self.take_out(part)
+        self.prompts.drop(part)
 
     def take_out(self, part: Part) -> None:
         seat = self.batch.pop(part)

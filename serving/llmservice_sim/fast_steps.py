@@ -29,7 +29,8 @@ class FastPod(Pod):
 
     def endpoint(self) -> Endpoint:
         """Made anew only where it differs."""
-        now = (self.state, self.process is None, self._work_tokens(), len(self.prompts) + len(self.answers))
+        counts = len(self.prompts), len(self.answers)
+        now = (self.state, self.process is None, self._work_tokens(), counts, self.prompt_tokens)
         if self.known is None or now != self.known_as:
             self.known_as = now
             self.known = Endpoint(
@@ -39,7 +40,9 @@ class FastPod(Pod):
                 ready=self.serves,
                 draining=self.state is PodState.DRAINING,
                 work_tokens=float(now[2]),
-                in_flight=now[3],
+                in_flight=sum(counts),
+                prompts=counts[0],
+                prompt_tokens=self.prompt_tokens,
             )
         return self.known
 
@@ -51,7 +54,7 @@ class FastPod(Pod):
     def live(self) -> tuple[int, int, int]:
         engine = self.process.engine if self.process else None
         if isinstance(engine, FastDecode):
-            return len(engine.waiting), 0, len(engine.batch)
+            return len(engine.waiting), len(engine.prompts.parts), len(engine.batch)
         if isinstance(engine, FastPrefill):
             begun = len(self.parts) - len(engine.queue)
             return len(engine.queue), begun, 0
@@ -120,7 +123,7 @@ class FastStepper:
     def _joins(self, pod: FastPod, engine: FastDecode, part: Part) -> None:
         now_s = self._agenda.now_s
         engine.add(part, (part.tbt_s or 0.0, float(part.known), part.arrival_s))
-        if not engine.batch:
+        if engine.is_idle:
             engine.time_s = now_s
             self._go_on(pod, engine)
             return
@@ -154,6 +157,8 @@ class FastStepper:
         if pod.process is None or pod.process.engine is not engine or stop != pod.stop:
             return
         self._advance(engine, pod.stop_step - engine.step, self._agenda.now_s)
+        for part in engine.prompts.take_done():
+            self._on_first(part.request)
         for part in engine.finished():
             self._on_first(part.request)
             self._done(pod, part)
@@ -167,7 +172,7 @@ class FastStepper:
     def catch_up(self, pod: Pod) -> None:
         """Counts the steps that have ended by now, as a scrape does."""
         engine = pod.process.engine if pod.process else None
-        if isinstance(pod, FastPod) and isinstance(engine, FastDecode) and engine.batch:
+        if isinstance(pod, FastPod) and isinstance(engine, FastDecode) and not engine.is_idle:
             ended = min(engine.steps_until(self._agenda.now_s, whole=True), pod.stop_step - engine.step)
             if ended > 0:
                 self._advance(engine, ended, engine.time_s + engine.seconds(ended))
@@ -175,9 +180,9 @@ class FastStepper:
     def lost(self, pod: Pod, part: Part) -> None:
         """Its engine is gone: what it did counts."""
         engine = pod.process.engine if pod.process else None
-        if isinstance(engine, FastDecode) and part in engine.batch:
+        if isinstance(engine, FastDecode):
             self.catch_up(pod)
-            engine.take_out(part)
+            engine.lost(part)
 
     def _done(self, pod: FastPod, part: Part) -> None:
         pod.parts.pop(part, None)

@@ -20,6 +20,7 @@ from zlib import crc32
 from llmservice_core.model import Observation, Plan, Pool
 from llmservice_core.observation import ReadySince, nothing_known, observation
 from llmservice_core.samples import Series, scrape_gap_s, windows
+from llmservice_core.slack import slack_of
 from llmservice_sim.fast_steps import FastStepper
 from llmservice_sim.fleet_agenda import Agenda
 from llmservice_sim.fleet_cluster import Cluster
@@ -190,6 +191,7 @@ class Fleet:
             seen = replace(seen, calls=self._router.calls())
         sizing = self._law.decide(self._view(seen))
         self._last_plan = sizing.plan or self._last_plan
+        self._router.slack = slack_of(sizing.plan.capacity) if sizing.plan else None
         self._remember(seen)
         if dict(sizing.sizes) != before:
             reason = str(sizing.plan.reason) if sizing.plan else self._law.name
@@ -198,7 +200,7 @@ class Fleet:
                     time_s=self._agenda.now_s, before=before, after=dict(sizing.sizes), reason=reason, why=sizing.why
                 )
             )
-            self._cluster.resize(sizing.sizes)
+            self._cluster.resize(sizing.sizes, sizing.plan.flip if sizing.plan else None)
 
     def _view(self, seen: Observation) -> View:
         return View(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from llmservice_core.model import Pool, PoolSeen
+from llmservice_core.model import Flip, Pool, PoolSeen
 from llmservice_core.observation import ReadySince
 from llmservice_core.planner_facts import MOST_START_UP_S
 from llmservice_core.samples import p90_start_up_s
@@ -55,15 +55,28 @@ class Cluster:
                 pod.scheduled_s = self._agenda.now_s
                 self._ready(pod, None)
 
-    def resize(self, sizes: Mapping[Pool, int]) -> None:
+    def resize(self, sizes: Mapping[Pool, int], flip: Flip | None = None) -> None:
+        """`flip`: some of those that leave a pool serve in the other one then."""
+        if flip is not None:
+            self._flip(flip)
         for pool, size in sizes.items():
             self.desired[pool] = size
             living = [p for p in self.pods if p.pool is pool and p.state is not PodState.DRAINING]
-            for _ in range(size - len(living)):
+            for _ in range(size - len(living) - self._on_their_way(pool)):
                 self._create(pool)
-            for pod in self._victims(living, len(living) - size):
+            for pod in self._victims(living, len(living) + self._on_their_way(pool) - size):
                 self._drain(pod)
         self._schedule()
+
+    def _flip(self, flip: Flip) -> None:
+        """The Ready pods with least to do."""
+        able = [p for p in self.pods if p.pool is flip.source and p.state is PodState.READY]
+        for pod in sorted(able, key=lambda p: len(p.prompts) + len(p.answers))[: flip.count]:
+            pod.becomes = flip.target
+            self._drain(pod)
+
+    def _on_their_way(self, pool: Pool) -> int:
+        return sum(p.becomes is pool for p in self.pods)
 
     def _victims(self, living: Sequence[Pod], count: int) -> Sequence[Pod]:
         by_rank = sorted(living, key=lambda p: (LEAVES_FIRST.index(p.state), -(p.ready_s or 0.0), -p.created_s))
@@ -160,7 +173,15 @@ class Cluster:
         self.pods.remove(pod)
         self.gone.append(pod)
         self._lose(pod)
+        if pod.becomes is not None:
+            self._reborn(pod.becomes)
         self._schedule()
+
+    def _reborn(self, pool: Pool) -> None:
+        """On the same GPU, with the weights in its memory."""
+        pod = self._create(pool)
+        pod.scheduled_s, pod.state, pod.starts = self._agenda.now_s, PodState.STARTING, 2
+        self._agenda.after(self._scenario.flip_s, partial(self._ready, pod, pod.starts))
 
     def _lose(self, pod: Pod) -> None:
         """The process is dead, and with it all that it worked on."""
@@ -180,7 +201,7 @@ class Cluster:
             pool=pool,
             desired=self.desired[pool],
             ready=states.count(PodState.READY),
-            starting=states.count(PodState.STARTING),
+            starting=states.count(PodState.STARTING) + self._on_their_way(pool),
             draining=states.count(PodState.DRAINING),
             unschedulable=states.count(PodState.UNSCHEDULABLE),
         )

@@ -40,6 +40,8 @@ class Pod:
     """Since when it holds its GPUs."""
     ready_s: float | None = None
     gone_s: float | None = None
+    becomes: Pool | None = None
+    """It leaves its pool to serve in this one."""
     starts: int = 0
     process: Process | None = None
     batch: Batch | None = None

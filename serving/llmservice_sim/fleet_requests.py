@@ -31,6 +31,8 @@ class Request:
     is_judged: bool = False
     is_waiting_prompt: bool = False
     """Its prompt counts among those that no prefill has finished."""
+    is_beside: bool = False
+    """A decode engine with slack computes its prompt, too."""
     attempts: int = 0
     predicted_output: float = 0.0
     part: Part | None = None

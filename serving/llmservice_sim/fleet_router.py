@@ -17,6 +17,7 @@ from llmservice_core.line import Line, Waiter
 from llmservice_core.model import Calls
 from llmservice_core.picking import UNBOUNDED
 from llmservice_core.routing import Predictor, Route, RouteReason, choose, decode_instead
+from llmservice_core.slack import Slack
 from llmservice_sim.fleet_agenda import Agenda
 from llmservice_sim.fleet_counters import RouterCounters
 from llmservice_sim.fleet_pods import Pod
@@ -42,6 +43,8 @@ class Router:
         self._start, self._ended, self._left = start, ended, left
         self.counters = RouterCounters(scenario.goal.classes)
         self._predictor = Predictor(output_tokens={})
+        self.slack: Slack | None = None
+        """As the last plan published it."""
         self._line = Line()
         self._waiting: dict[Waiter, Request] = {}
         self._patient: set[Waiter] = set()
@@ -101,6 +104,8 @@ class Router:
                 policy=self._scenario.routing,
                 draw=self._rng.random(),
                 room=room,
+                slack=self.slack,
+                prompt_tokens=waiter.prompt_tokens,
             )
             if not isinstance(route, Route):
                 if route.reason is not RouteReason.FULL:
@@ -127,6 +132,7 @@ class Router:
 
     def _send(self, request: Request, route: Route) -> None:
         request.attempts += 1
+        request.is_beside = route.reason is RouteReason.DECODE_SLACK
         by_name = {p.name: p for p in self._pods}
         decode = self._decode[request] = by_name[route.decode.name]
         decode.reserve(request)

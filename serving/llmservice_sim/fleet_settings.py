@@ -103,6 +103,9 @@ class Scenario:
     """The same while a service that may sleep has no engine: the router's default."""
     finish_s: float = 120.0
     """What a leaving pod may use to end its streams, as the operator sets it; what is left then is cut."""
+    flip_s: float = 5.0
+    """From its last stream in one pool until a pod serves in the other one: a new role, no weights to load. Our sizing
+    study's figure, measured nowhere."""
     room: Room = UNBOUNDED
     """Prompts that an engine holds before the next one waits in the router. Unbounded: the router keeps none back."""
     attempts: int = 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from llmservice_core import planner
 from llmservice_core.model import Goal, Pool, PoolGoal, PoolSeen
@@ -20,7 +21,7 @@ from llmservice_sim.laws_view import Law, Sizing, View
 __all__ = ["Dynamo", "Hpa", "KedaSlo", "Law", "Rad", "Sizing", "Static", "TokenAware", "View", "law_of"]
 
 
-FIXED_MARGINS = Settings(trend=False, past_errors=False, hard_width=False, feedback=False, release=False)
+FIXED_MARGINS = Settings(trend=False, past_errors=False, hard_width=False, slack=False, feedback=False, release=False)
 """Of the law rad-static: RAD's work and square root staffing, nothing foreseen and nothing learned of misses."""
 
 
@@ -89,7 +90,7 @@ class Hpa:
         return seen.desired if ratio <= 1.0 + TOLERANCE else math.ceil(count / target - 1e-9)
 
 
-LAWS = ("rad", "rad-static", "static", "hpa", "keda-slo", "token-aware", "dynamo")
+LAWS = ("rad", "rad-flips", "rad-static", "static", "hpa", "keda-slo", "token-aware", "dynamo")
 HPA_TARGETS = {Pool.PREFILL: 1.0, Pool.DECODE: 60.0, Pool.MIXED: 60.0}
 """Requests in flight per pod that served best in our sizing study, tuned on one day of ServeGen's m-large."""
 
@@ -98,6 +99,7 @@ def law_of(name: str, goal: Goal, initial: Mapping[Pool, int], hpa_targets: Mapp
     """A new law by its name; `initial`: the sizes at the start."""
     makers: Mapping[str, Callable[[], Law]] = {
         "rad": lambda: Rad(goal),
+        "rad-flips": lambda: Rad(goal, replace(ALL_STEPS, flips=True), "rad-flips"),
         "rad-static": lambda: Rad(goal, FIXED_MARGINS, "rad-static"),
         "static": lambda: Static(initial),
         "hpa": lambda: Hpa(goal, {**HPA_TARGETS, **hpa_targets}),

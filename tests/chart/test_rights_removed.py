@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from e2e.cluster.bare import ControlPlane, control_plane
-from e2e.cluster.fake_nodes import Node
+from e2e.cluster.fake_nodes import Behaviour, Node
 from llmservice_core import contract
 from tests.chart.conftest import ROOT, Render, the
 from tests.chart.test_operator_rights import kubeconfig_of
@@ -31,6 +31,7 @@ STEP_S = 60.0
 """For one step of the way; an operator that may do it takes about a second."""
 LAST_S = 5.0
 """After the last step, for a refusal that comes late."""
+DOWN_S = 4.0
 SILENT = {
     ("monitoring.coreos.com", "podmonitors", "list"),
     ("monitoring.coreos.com", "podmonitors", "watch"),
@@ -70,6 +71,8 @@ def own_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane
         plane.kubectl("apply", "-f", "-", stdin=POD_MONITOR)
         for name in ("llmservices.llmservice.dev", "podmonitors.monitoring.coreos.com"):
             plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{name}")
+        # Down for a while when it crashes, so that the operator sees it.
+        plane.nodes.behave({contract.LABEL_POOL: "mixed"}, Behaviour(start_s=DOWN_S))
         yield plane
 
 
@@ -148,6 +151,7 @@ class Place:
     def refusals(self) -> list[str]:
         """What the operator was refused, as its log and the statuses have it."""
         told = [json.dumps(s.get("status", {}).get("conditions", [])) for s in self.items("llmsvc")]
+        told += [event["message"] for event in self.items("events") if event["reason"] == "EngineCrashed"]
         lines = [*self.log.read_text().splitlines(), *told]
         return [line for line in lines if any(word in line for word in WORDS) and not self._is_expected(line)]
 
@@ -227,7 +231,19 @@ def other_pools(place: Place) -> bool:
     return "small-mixed" in names and not [n for n in names if n.startswith(("small-decode", "small-prefill"))]
 
 
-STEPS: tuple[Callable[[Place], bool], ...] = (first, put_back, unmarked, other_pools)
+def crashed(place: Place) -> bool:
+    """An engine that dies is told of, and its log is asked for; on fake nodes there is none."""
+    pods = json.loads(place.kubectl("get", "pod", "-l", f"{contract.LABEL_POOL}=mixed", "-o", "json"))["items"]
+    running = [p["metadata"]["name"] for p in pods if p["status"].get("phase") == "Running"]
+    if not running:
+        return False
+    if not place.done("crash"):
+        place.plane.nodes.crash(place.name, running[0])
+    told = [event["message"] for event in place.items("events") if event["reason"] == "EngineCrashed"]
+    return any("its log cannot be read" in message for message in told)
+
+
+STEPS: tuple[Callable[[Place], bool], ...] = (first, put_back, unmarked, other_pools, crashed)
 
 
 @pytest.fixture(scope="module")

@@ -189,7 +189,10 @@ CASES = [
     Bad("interval of a second", put("spec.scaling.interval", "1s"), "from 5s to 10m"),
     Bad("a drain deadline without a unit", put("spec.scaling.scaleDown.drainDeadline", "900"), "write a duration"),
     Bad("stabilization in words", put("spec.scaling.scaleDown.stabilization", "long"), "write auto, or a duration"),
-    Bad("Auto is not there yet", put("spec.disaggregation", "Auto"), "Auto is not available yet"),
+    Bad(
+        "Auto without limits of a mixed pool", put("spec.disaggregation", "Auto"), "Auto needs the limits of both forms"
+    ),
+    Bad("a GPU that nobody measured", put("spec.engine", {"gpu": "tpu"}), '"a100", "h100"', "'a100', 'h100'"),
     Bad("unknown disaggregation", put("spec.disaggregation", "Sometimes"), "must be Always (prefill and decode"),
     Bad("Never with P/D pools", put("spec.disaggregation", "Never"), "Never needs pools.mixed and neither"),
     Bad("Always with a mixed pool", put("spec.pools", MIXED), "Always needs pools.prefill and pools.decode"),

@@ -49,6 +49,21 @@ def test_a_mixed_service_shows_itself(running: Operator, api: Api) -> None:
     assert list(api.engines().values()) == [2]
 
 
+def test_auto_decides_once_which_pools_a_service_has(running: Operator, api: Api) -> None:
+    limits = {"minReplicas": 1, "maxReplicas": 4}
+    pools = {"prefill": limits, "decode": limits, "mixed": limits}
+    api.create(service(disaggregation="Auto", pools=pools, engine={"gpu": "a100"}))
+    ready(api)
+    told = eventually(lambda: api.get("llmsvc", "chat")["status"].get("disaggregation"))
+    assert told["mode"] == "Never"
+    assert "fits: one mixed pool" in told["reason"]
+    api.patch("llmsvc", "chat", {"spec": {"engine": {"gpu": None}}})
+    generation = api.get("llmsvc", "chat")["metadata"]["generation"]
+    eventually(lambda: api.get("llmsvc", "chat")["status"]["observedGeneration"] == generation)
+    assert api.get("llmsvc", "chat")["status"]["disaggregation"] == told
+    assert ["mixed" in name for name in api.engines()] == [True]
+
+
 def test_edited_children_are_put_back(running: Operator, api: Api) -> None:
     api.create(service())
     ready(api)

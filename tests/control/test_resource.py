@@ -2,13 +2,15 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from llmservice_api import crd, durations
+from llmservice_api.fields import MeasuredGpu
 from llmservice_api.resource import parse
+from llmservice_core.disaggregation import gpus
 from llmservice_core.model import Mode, Pool
 from tests.control.bad_manifests import CASES, FREE_ARGS, GOOD, Bad
 
@@ -67,6 +69,25 @@ def test_the_goal_says_what_the_owner_asked_for() -> None:
     assert (goal.mode, goal.gpu_budget, goal.interval_s, goal.stabilization_s) == (Mode.AUTO, 12, 15.0, None)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "scaling", "takes"),
+    [
+        ({}, {}, True),
+        ({}, {"decodeTakesPrefill": "Never"}, False),
+        ({"policy": "fcfs"}, {}, False),
+        ({"tokenBudget": 512}, {}, False),
+        ({"policy": "sarathi"}, {}, True),
+    ],
+)
+def test_decode_takes_prefill_only_where_engines_keep_tbt(
+    scheduler: dict[str, Any], scaling: dict[str, Any], takes: bool
+) -> None:
+    body = yaml.safe_load((ROOT / "examples" / "chat.yaml").read_text())
+    body["spec"]["scaling"].update(scaling)
+    body["spec"]["engine"] = {"scheduler": scheduler}
+    assert parse(body).to_goal().decode_takes_prefill is takes
+
+
 def test_the_committed_crd_is_the_printed_one() -> None:
     assert (ROOT / "crds" / "llmservices.llmservice.dev.yaml").read_text() == crd.as_yaml(), "run `llmservice crd -o`"
 
@@ -96,3 +117,37 @@ def test_every_list_and_text_of_the_spec_has_an_upper_bound() -> None:
 def test_every_node_has_a_type() -> None:
     for path, node in _walk(_schema()):
         assert "type" in node or "x-kubernetes-int-or-string" in node, path
+
+
+def auto(gpu: str | None, status: dict[str, Any] | None = None) -> Any:
+    """GOOD's strictest TBT is 50 ms."""
+    body = copy.deepcopy(GOOD)
+    body["spec"] |= {"disaggregation": "Auto", "engine": {"gpu": gpu} if gpu else {}}
+    body["spec"]["pools"]["mixed"] = {"maxReplicas": 5}
+    return {**body, **({"status": {"disaggregation": status}} if status else {})}
+
+
+def test_auto_takes_one_pool_where_a_mixed_step_fits_into_the_strictest_tbt_and_else_two() -> None:
+    for gpu, pools in (("a100", [Pool.MIXED]), (None, [Pool.PREFILL, Pool.DECODE])):
+        service = parse(auto(gpu))
+        assert [p.pool for p in service.to_goal().pools] == pools == list(service.pools)
+        assert "ms" in service.disaggregation.why
+
+
+def test_what_auto_came_to_stays_whatever_becomes_of_the_spec() -> None:
+    service = parse(auto("a100", {"mode": "Always", "reason": "as it was"}))
+    assert list(service.pools) == [Pool.PREFILL, Pool.DECODE]
+    assert service.disaggregation.why == "as it was"
+
+
+def test_auto_counts_the_budget_of_one_form_at_a_time() -> None:
+    body = auto("a100")
+    body["spec"]["scaling"] = {"gpuBudget": 3}  # the pair takes 1 + 2, the mixed pool 1
+    assert parse(body).spec.scaling.gpu_budget == 3
+    body["spec"]["scaling"] = {"gpuBudget": 2}
+    with pytest.raises(ValueError, match="raise gpuBudget"):
+        parse(body)
+
+
+def test_gpus_that_can_be_named_are_those_that_were_measured() -> None:
+    assert get_args(MeasuredGpu) == gpus()

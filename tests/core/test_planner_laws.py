@@ -77,6 +77,7 @@ def goals(draw: st.DrawFn) -> Goal:
         interval_s=draw(st.sampled_from([5.0, 15.0])),
         target_load=draw(st.sampled_from([0.5, 0.98])),
         stabilization_s=draw(st.one_of(st.none(), st.floats(0.0, 300.0))),
+        decode_takes_prefill=draw(st.booleans()),
     )
 
 

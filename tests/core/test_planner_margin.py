@@ -119,6 +119,27 @@ class TestForecast:
         assert trend(past, 150.0, {Pool.PREFILL: 0.5}, 0.0, 150.0) == 1.0
         assert trend(past, 149.0, now, 0.0, 150.0) == 1.0  # nothing known of then
 
+    def test_a_ramp_goes_on_at_the_pace_of_its_later_half(self) -> None:
+        """1 -> 1.5 -> 2.25 in 150 s: 2.25 times as much in 150 s more; a jump of the same size goes on by half."""
+        ramp = {Pool.PREFILL: ((0.0, 1.0), (75.0, 1.5))}
+        jump = {Pool.PREFILL: ((0.0, 1.0), (75.0, 1.0))}
+        now = {Pool.PREFILL: 2.25}
+        assert trend(ramp, 150.0, now, 0.0, 150.0) == pytest.approx(2.25)
+        assert trend(ramp, 150.0, now, 0.0, 300.0) == pytest.approx(3.0)  # 5.06, bounded
+        assert trend(jump, 150.0, now, 0.0, 150.0) == pytest.approx(1.5)
+        assert trend(ramp, 150.0, now, 0.0, 150.0, ramps=False) == pytest.approx(1.5)
+        assert trend(ramp, 150.0, now, 0.2, 150.0) < 2.0  # of which chance explains a part
+
+    def test_a_later_half_counts_up_to_twice_the_earlier_one(self) -> None:
+        past = {Pool.PREFILL: ((0.0, 1.0), (75.0, 1.1))}
+        assert trend(past, 150.0, {Pool.PREFILL: 1.6}, 0.0, 150.0) == pytest.approx(1.1**4)
+
+    def test_longer_answers_alone_are_no_ramp(self) -> None:
+        """Decode grows as a ramp does, prefill not at all: half of what both have grown together, as always."""
+        past = {Pool.PREFILL: ((0.0, 1.0), (75.0, 1.0)), Pool.DECODE: ((0.0, 1.0), (75.0, 1.5))}
+        now = {Pool.PREFILL: 1.0, Pool.DECODE: 2.24}
+        assert trend(past, 150.0, now, 0.0, 150.0) == pytest.approx((3.24 / 2.0) ** 0.5)
+
     def test_errors_widen_the_margin_and_are_learned_once_for_each_time(self) -> None:
         past = ((0.0, 1.0), (15.0, 1.0))
         errors = learned_errors(Errors(), past, 30.0, 2.0, 30.0)

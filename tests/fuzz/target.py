@@ -19,7 +19,7 @@ from tests.control.support import free_port
 from tests.fuzz.shots import Shot
 from tests.serving.router_fakes import JSON, MANIFEST, Engine, running
 
-ANSWER_S = 20.0
+ANSWER_S = 60.0
 LIMITS = {"head-timeout-s": 1, "body-timeout-s": 1, "keep-alive-s": 2, "stall-timeout-s": 2, "wait-for-endpoint-s": 1}
 """Short, so that stalled clients do not make the run long."""
 

@@ -57,7 +57,7 @@ def outcome(body: Body) -> str:
     """What the operator would make of an accepted one, without a cluster. Any other exception is a fault of ours."""
     service = parse(body)
     service.to_goal()
-    sizes = {pool: spec.min_replicas for pool, spec in service.spec.pools.used().items()}
+    sizes = {pool: spec.min_replicas for pool, spec in service.pools.items()}
     try:
         children.render(service, SETTINGS, children.look(service, SETTINGS), sizes)
     except Misconfigured as told:

@@ -15,5 +15,5 @@ def test_the_simulation_of_the_recorded_load(file: Path) -> None:
     found = recording.read(file)
     sides = side.sides(found, simulate.simulated(found))
     print(side.text(sides))
-    assert found.facts["overrun_share"] <= 0.02, "a run on a busy machine says nothing of the simulator"
+    assert found.facts["overrun_share"] <= 0.05, "a run on a busy machine says nothing of the simulator"
     assert sides.is_agreed, side.text(sides)

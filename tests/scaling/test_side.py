@@ -137,5 +137,8 @@ def test_the_hour_is_squeezed_and_thinned() -> None:
     assert rows[-1].time_s < 720.0
     assert [r.time_s for r in rows] == sorted(r.time_s for r in rows)
     assert {r.service_class for r in rows} == {"interactive", "batch"}
+    calm = compressed(Squeeze(seconds=720.0, rate_rps=4.5, mix="conversation"))
+    shares = [sum(r.service_class == c for r in calm) / len(calm) for c in ("interactive", "batch")]
+    assert shares == pytest.approx([0.5, 0.5], abs=0.03)
     first, last = (sum(r.service_class == "interactive" and a <= r.time_s < a + 180 for r in rows) for a in (0, 500))
     assert last > 1.2 * first, "the hour's climb is in it"

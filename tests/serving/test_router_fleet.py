@@ -4,7 +4,10 @@ from contextlib import suppress
 
 from llmservice_core.model import Pool
 from llmservice_core.routing import Endpoint, Route
+from llmservice_core.slack import SHARE
 from llmservice_serving.router.fleet import Fleet
+from llmservice_serving.router.service_config import from_manifest
+from tests.serving.router_fakes import MANIFEST
 
 M1, M2 = (Endpoint(name=n, url=f"http://{n}", pool=Pool.MIXED) for n in ("m1", "m2"))
 
@@ -68,3 +71,24 @@ async def test_an_excluded_engine_is_back_after_its_time() -> None:
     assert (chosen(fleet), fleet.state_of(M1)) == ("NoEndpoint", "excluded")
     now[0] = 2.01
     assert (chosen(fleet), fleet.state_of(M1)) == ("m1", "ready")
+
+
+def test_a_published_slack_sends_short_prompts_to_decode_engines_alone() -> None:
+    """As the status has it; a fleet that was told nothing, or a request of unknown length, is served in two steps."""
+    prefill, decode = (Endpoint(name=p.value, url="", pool=p) for p in (Pool.PREFILL, Pool.DECODE))
+    status = {"plan": {"capacity": {SHARE: 0.5}}}
+    config = from_manifest({**MANIFEST, "status": status})
+    fleet = Fleet()
+    fleet.update([prefill, decode])
+    lease = fleet.lease(prefill, 900).open()
+    fleet.pace("prefill").began(900, 0.0)
+
+    def reason(**more: float) -> str:
+        return fleet.choose(one_step=False, **more).reason.value  # type: ignore[arg-type]
+
+    assert from_manifest(MANIFEST).slack is None
+    assert reason(prompt_tokens=100.0) == "PrefillDecode"
+    fleet.slack = config.slack
+    assert reason(prompt_tokens=100.0) == "DecodeSlack"
+    assert reason() == "PrefillDecode"
+    lease.close()

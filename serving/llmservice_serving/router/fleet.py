@@ -5,6 +5,7 @@ event loop, no locks, no I/O.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from llmservice_core.model import Pool
 from llmservice_core.picking import UNBOUNDED, Policy, Room, Saved
 from llmservice_core.prompt_pace import PromptPace
 from llmservice_core.routing import Endpoint, NoRoute, Route, choose, decode_instead, usable
+from llmservice_core.slack import Slack
 
 
 class Lease:
@@ -66,6 +68,8 @@ class Fleet:
         draw: Callable[[], float] = random.random,
     ):
         self.policy, self.clock = policy, clock
+        self.slack: Slack | None = None
+        """Which prompts decode engines may compute; None: none that another engine could."""
         self.on_change: Callable[[], None] = lambda: None
         self._exclude_s, self._draw = exclude_s, draw
         self._known: dict[str, Endpoint] = {}
@@ -89,7 +93,13 @@ class Fleet:
         return [self._with_load(e) for e in self._known.values()]
 
     def choose(
-        self, *, one_step: bool, avoid: Iterable[str] = (), saved: Saved | None = None, room: Room = UNBOUNDED
+        self,
+        *,
+        one_step: bool,
+        avoid: Iterable[str] = (),
+        saved: Saved | None = None,
+        room: Room = UNBOUNDED,
+        prompt_tokens: float = math.inf,
     ) -> Route | NoRoute:
         """Without engines that failed a moment ago or that this request has tried (`avoid`)."""
         excluded = self._excluded() | set(avoid)
@@ -101,6 +111,8 @@ class Fleet:
             draw=self._draw(),
             saved=saved,
             room=room,
+            slack=self.slack,
+            prompt_tokens=prompt_tokens,
         )
 
     def prompt_engines(self, *, one_step: bool) -> list[Endpoint]:

@@ -13,6 +13,7 @@ from llmservice_core.contract import CONDITION_ASLEEP, CONDITION_PROGRESSING, HE
 from llmservice_core.model import Reason, ServiceClass, Slo
 from llmservice_core.picking import Policy
 from llmservice_core.planner_facts import DEFAULT_START_UP_S
+from llmservice_core.slack import Slack, slack_of
 from llmservice_serving.router.errors import Refusal
 
 HELD_FOR = (Reason.SCALED_TO_ZERO, Reason.WAKING)
@@ -32,6 +33,8 @@ class ServiceConfig:
     """Most tokens of an engine's step, where the manifest says it."""
     resumes: bool = True
     """Streams whose engine died go on in another one."""
+    slack: Slack | None = None
+    """Prompts that decode engines may compute, as the operator's last plan says in the status; None: none."""
     needs_keys: bool = False
     """`router.access` is set: a router that holds no keys refuses everybody."""
     start_up_s: float | None = None
@@ -62,6 +65,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         routing = Policy(router.get("routing") or Policy.SHORTEST_QUEUE)
         step_tokens = _step_tokens(spec.get("engine") or {})
         start_up_s = _start_up_s(spec, manifest.get("status") or {})
+        slack = slack_of(((manifest.get("status") or {}).get("plan") or {}).get("capacity") or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadManifest(f"LLMService cannot be read: {type(error).__name__}: {error}") from error
     if sum(c.is_default for c in classes) != 1:
@@ -72,6 +76,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         routing=routing,
         step_tokens=step_tokens,
         resumes=router.get("resume") is not False,
+        slack=slack,
         needs_keys=bool(router.get("access")),
         start_up_s=start_up_s,
     )

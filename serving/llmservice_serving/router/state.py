@@ -46,6 +46,7 @@ class Shared:
         """A new version of the LLMService is in force for requests from now on."""
         if config != self.config:
             self.config = config
+            self.fleet.slack = config.slack
             self.fleet.policy = Policy(self.settings.policy or config.routing)
             self.room.step_tokens = self.settings.step_tokens or config.step_tokens or STEP_TOKENS
             self.room.start_up_s = config.start_up_s

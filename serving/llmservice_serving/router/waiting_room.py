@@ -141,13 +141,15 @@ class WaitingRoom:
         return self._seekers[waiter]
 
     def _choose(self, seeker: Seeker) -> Route | NoRoute:
-        saved = self._saved(seeker)
+        saved, tokens = self._saved(seeker), seeker.waiter.prompt_tokens
         room = UNBOUNDED if seeker.waiter.is_charged else self._room()
         if seeker.avoid:
-            route = self.fleet.choose(one_step=seeker.one_step, avoid=seeker.avoid, saved=saved, room=room)
+            route = self.fleet.choose(
+                one_step=seeker.one_step, avoid=seeker.avoid, saved=saved, room=room, prompt_tokens=tokens
+            )
             if isinstance(route, Route) or route.reason is RouteReason.FULL:
                 return route
-        return self.fleet.choose(one_step=seeker.one_step, saved=saved, room=room)
+        return self.fleet.choose(one_step=seeker.one_step, saved=saved, room=room, prompt_tokens=tokens)
 
     def _room(self) -> Room:
         """Two steps of the engine, less where other routers send it as much."""
