@@ -79,7 +79,9 @@ async def test_a_body_that_is_not_packed_as_it_says_is_400_and_no_fault_of_ours(
         assert (status, error["type"]) == (400, "invalid_request_error")
         assert "not encoded as its headers say" in error["message"]
         assert await r.metric(names.REQUESTS, outcome="failed") == 0
+        assert await reader.read() == b"", "closed: what follows cannot be told from the body"
     assert "fault of the router" not in caplog.text
+    assert "Unhandled exception" not in caplog.text
 
 
 async def test_who_waits_for_a_word_before_his_body_gets_it_or_the_refusal(tmp_path: Path) -> None:

@@ -87,6 +87,11 @@ class Edge(web.RequestHandler):
         self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
         self.force_close()
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Once a body that cannot be unpacked is refused, aiohttp reads on and would log it as a fault of ours."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
+
     def handle_error(
         self,
         request: web.BaseRequest,
