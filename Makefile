@@ -22,9 +22,10 @@ lock: ## rewrite the hashed locks (no URLs in them)
 	echo uv==0.13.9 | eval $$U pip compile $$L - -o tests/requirements-uv.txt && \
 	eval $$U pip compile $$L --extra operator --extra router --group dev pyproject.toml -o tests/requirements-dev.txt && \
 	eval $$U pip compile $$L --extra operator --extra router pyproject.toml -o operator/requirements.txt && \
-	eval $$U pip compile $$L --allow-unsafe tests/requirements-vllm-tests.in -o tests/requirements-vllm-tests.txt
+	eval $$U pip compile $$L --allow-unsafe tests/requirements-vllm-tests.in -o tests/requirements-vllm-tests.txt && \
+	eval $$U pip compile $$L bench/router/requirements-vllm-router.in -o bench/router/requirements-vllm-router.txt
 
-.PHONY: lint test test-fast evidence soak cluster cluster-down demo demo-down images
+.PHONY: lint test test-fast evidence cluster cluster-down demo e2e-scaling demo-down images soak
 lint: env ## ruff, mypy, import contracts
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
@@ -49,7 +50,17 @@ cluster-down: env ## remove it: no process, mount, namespace or cgroup stays
 demo: env ## the main job: from nothing to pools that follow the load
 	$(PY) -m e2e.demo
 
+e2e-scaling: env ## a compressed Azure hour on kind, recorded, then simulated: both side by side (about 20 minutes)
+	$(PY) -m e2e.scaling
+
 demo-down: cluster-down ## remove what the demo made
+
+.PHONY: sbom fuzz
+sbom: env ## bills of materials of the locks (CycloneDX) -> dist/sbom
+	$(PY) -m e2e.images.sbom
+
+fuzz: env ## 10,000 bad LLMServices and 10,000 bad requests, 300 services through the operator (40 minutes)
+	LLMSERVICE_FUZZ=1 nice -n 10 .venv/bin/pytest -q -s tests/fuzz
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 images: ## build and push the images with docker: make images REGISTRY=registry.example.com/team

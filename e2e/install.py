@@ -80,6 +80,8 @@ def _helm(found: Cluster, built: dict[str, Built]) -> None:
         "image.tag": tag,
         "defaults.engineImage": built["engine"].reference,
         "defaults.prometheusURL": manifests.URL,
+        # The engines of this machine mount its vLLM, Python and models by hostPath (engine_template.py).
+        "operator.podTemplate": "Full",
     }
     sets = [part for name, value in values.items() for part in ("--set-string", f"{name}={value}")]
     found.run(["helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE, *sets])

@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from llmservice_core.contract import HEADER_CLASS
+from llmservice_sim.traces import Row
 
 LENGTHS = Path(__file__).parents[1] / "bench" / "data" / "sharegpt" / "lengths.csv"
 ALPHABET = "abcdefghijklmnopqrstuvwxyz     "
@@ -91,6 +92,20 @@ class Load:
                 await self._send_phase(session, phase, pending)
             await asyncio.gather(*pending)
 
+    async def replay(self, name: str, rows: Sequence[Row]) -> None:
+        """Each request of a trace at its own time, with its own class, if it has one."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
+        self.phase = Phase(name=name, seconds=rows[-1].time_s, rate_rps=len(rows) / max(1.0, rows[-1].time_s))
+        self.phase_started_s, loop = time.time(), asyncio.get_running_loop()
+        began = loop.time()
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+            pending = []
+            for row in rows:
+                await asyncio.sleep(max(0.0, began + row.time_s - loop.time()))
+                lengths = (row.prompt_tokens, row.output_tokens)
+                pending.append(asyncio.create_task(self._one(session, self.phase, lengths, row.service_class)))
+            await asyncio.gather(*pending)
+
     async def _send_phase(self, session: aiohttp.ClientSession, phase: Phase, pending: set[asyncio.Task[None]]) -> None:
         rows = phase.lengths.rows(self.trace)
         loop = asyncio.get_running_loop()
@@ -103,9 +118,11 @@ class Load:
             task.add_done_callback(pending.discard)
         await asyncio.sleep(max(0.0, end - loop.time()))
 
-    async def _one(self, session: aiohttp.ClientSession, phase: Phase, row: tuple[int, int]) -> None:
+    async def _one(
+        self, session: aiohttp.ClientSession, phase: Phase, row: tuple[int, int], named: str | None = None
+    ) -> None:
         prompt, output = (max(1, round(n / self.scale)) for n in row)
-        (service_class,) = self.random.choices(self.names, self.weights)
+        (service_class,) = [named] if named else self.random.choices(self.names, self.weights)
         sample = Sample(
             service_class=service_class,
             phase=phase.name,

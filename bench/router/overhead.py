@@ -2,7 +2,8 @@
 
     python -m bench.router.overhead [--requests 200] [--tokens 64] [--json FILE]
 
-Starts one unpaced tiny engine and one router process on 127.0.0.1 and ends both. Latencies are of this machine and this
+Starts one unpaced tiny engine and two router processes on 127.0.0.1, one of which can let streams go on in another
+engine (`resume`, for which engines tell it token ids), and ends them. Latencies are of this machine and this
 moment: read the differences and ratios, not the absolute numbers. CPU is the router process's own, from /proc.
 """
 
@@ -16,8 +17,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +26,7 @@ import aiohttp
 
 from e2e.engine import local
 
+MODES = ("off", "on")
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 MANIFEST = {
     "kind": "LLMService",
@@ -88,18 +90,26 @@ def rss_mib(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    url: str
+    metrics_url: str
+    pid: int
+
+
 @contextmanager
-def router(engine_url: str) -> Iterator[tuple[str, int]]:
-    """The router as a process of its own; yields its URL and pid."""
+def router(*flags: str) -> Iterator[Router]:
+    """The router as a process of its own, with these further flags."""
     port, metrics_port = local.free_ports(2)
     with TemporaryDirectory() as folder:
         manifest = Path(folder) / "service.yaml"
         manifest.write_text(json.dumps(MANIFEST))
-        flags = ["--config", str(manifest), "--mixed", engine_url, "--host", "127.0.0.1"]
-        flags += ["--port", str(port), "--metrics-port", str(metrics_port), "--drain-delay-s", "0.1"]
-        process = subprocess.Popen([sys.executable, "-m", "llmservice_serving.router", *flags])
+        line = ["--config", str(manifest), "--host", "127.0.0.1", "--port", str(port), "--drain-delay-s", "0.1", *flags]
+        line += ["--metrics-port", str(metrics_port)]
+        process = subprocess.Popen([sys.executable, "-m", "llmservice_serving.router", *line])
+        urls = [f"http://127.0.0.1:{p}" for p in (port, metrics_port)]
         try:
-            yield f"http://127.0.0.1:{port}", process.pid
+            yield Router(url=urls[0], metrics_url=f"{urls[1]}/metrics", pid=process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -116,34 +126,40 @@ async def once(client: aiohttp.ClientSession, url: str, tokens: int, prompt: lis
     return Timing(ttft_s=ttft_s, total_s=time.perf_counter() - started_s)
 
 
-async def measure(engine: local.Engine, routed_url: str, router_pid: int, requests: int, tokens: int) -> Result:
+@dataclass(slots=True, kw_only=True)
+class Side:
+    """One way to the engine. `pid` None: directly; else a router's."""
+
+    url: str
+    pid: int | None = None
+    timings: list[Timing] = field(default_factory=list)
+    cpu_s: float = 0.0
+    engine_cpu_s: float = 0.0
+
+
+async def measure(engine: local.Engine, sides: list[Side], requests: int, tokens: int) -> None:
+    """The same requests by each way, in turns."""
     draw = random.Random(0)
-    direct: list[Timing] = []
-    routed: list[Timing] = []
-    router_cpu = engine_cpu = 0.0
     async with aiohttp.ClientSession() as client:
         for i in range(-10, requests):
-            prompt = [draw.randrange(4, 1024) for _ in range(64)]
-            engine_before = tree_cpu_s(engine.pid)
-            first = await once(client, engine.url, tokens, prompt)
-            engine_spent, router_before = tree_cpu_s(engine.pid) - engine_before, cpu_s(router_pid)
-            second = await once(client, routed_url, tokens, [draw.randrange(4, 1024) for _ in range(64)])
-            if i >= 0:  # the first ten warm both up
-                direct.append(first)
-                routed.append(second)
-                engine_cpu += engine_spent
-                router_cpu += cpu_s(router_pid) - router_before
-    return summary(direct, routed, router_cpu / requests, engine_cpu / requests, tokens, rss_mib(router_pid))
+            for side in sides:
+                prompt = [draw.randrange(4, 1024) for _ in range(64)]
+                engine_before, before = tree_cpu_s(engine.pid), cpu_s(side.pid) if side.pid else 0.0
+                timing = await once(client, side.url, tokens, prompt)
+                if i >= 0:  # the first ten warm all up
+                    side.timings.append(timing)
+                    side.cpu_s += cpu_s(side.pid) - before if side.pid else 0.0
+                    side.engine_cpu_s += tree_cpu_s(engine.pid) - engine_before
 
 
-def summary(
-    direct: list[Timing], routed: list[Timing], router_cpu_s: float, engine_cpu_s: float, tokens: int, rss: float
-) -> Result:
+def summary(one: Side, other: Side, tokens: int) -> Result:
+    direct, routed, requests = one.timings, other.timings, len(one.timings)
+    router_cpu_s, engine_cpu_s = other.cpu_s / requests, other.engine_cpu_s / requests
     ttft = [statistics.median(t.ttft_s for t in ts) * 1000 for ts in (direct, routed)]
     p10 = [statistics.quantiles([t.ttft_s for t in ts], n=10)[0] * 1000 for ts in (direct, routed)]
     total = [statistics.median(t.total_s for t in ts) * 1000 for ts in (direct, routed)]
     return Result(
-        requests=len(direct),
+        requests=requests,
         tokens_per_request=tokens,
         direct_ttft_ms=round(ttft[0], 2),
         routed_ttft_ms=round(ttft[1], 2),
@@ -156,7 +172,7 @@ def summary(
         cpu_us_per_token=round(router_cpu_s / tokens * 1e6, 1),
         engine_cpu_ms_per_request=round(engine_cpu_s * 1000, 2),
         cpu_ratio=round(router_cpu_s / engine_cpu_s, 3),
-        rss_mib=round(rss, 1),
+        rss_mib=round(rss_mib(other.pid or 0), 1),
     )
 
 
@@ -178,13 +194,21 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--json", type=Path, help="also write the result here")
     args = parser.parse_args()
-    with local.engine(role="mixed") as engine, router(engine.url) as (url, pid):
-        asyncio.run(wait_ready(url))
-        result = asyncio.run(measure(engine, url, pid, args.requests, args.tokens))
-    for name, value in asdict(result).items():
-        print(f"{name:28}{value}")
+    with ExitStack() as stack:
+        engine = stack.enter_context(local.engine(role="mixed"))
+        routers = [stack.enter_context(router("--mixed", engine.url, "--resume", mode)) for mode in MODES]
+        sides = [Side(url=engine.url), *(Side(url=r.url, pid=r.pid) for r in routers)]
+        for side in sides[1:]:
+            asyncio.run(wait_ready(side.url))
+        asyncio.run(measure(engine, sides, args.requests, args.tokens))
+        print(" " * 28 + "".join(f"resume {m:<5}" for m in MODES))
+        results = {
+            f"resume {name}": summary(sides[0], side, args.tokens) for name, side in zip(MODES, sides[1:], strict=True)
+        }
+    for name in asdict(results["resume off"]):
+        print(f"{name:28}" + "".join(f"{asdict(r)[name]:<12}" for r in results.values()))
     if args.json:
-        args.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
+        args.json.write_text(json.dumps({k: asdict(r) for k, r in results.items()}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

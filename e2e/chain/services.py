@@ -33,6 +33,23 @@ def leaving(name: str, *, prefill: int, decode: int, routers: int = 1) -> dict[s
     return made
 
 
+def asleep(name: str, idle_after: str) -> dict[str, Any]:
+    """No engine until the first request, and none again soon after the last."""
+    return service(
+        name,
+        disaggregation="Always",
+        pools={pool: pool_of(0, 1) for pool in ("prefill", "decode")},
+        scaling={"interval": "5s", "gpuBudget": 2, "idleAfter": idle_after},
+    )
+
+
+def lone_pair(name: str) -> dict[str, Any]:
+    """One engine in each pool and not a GPU more: a new revision has to wait until the old one is gone."""
+    made = leaving(name, prefill=1, decode=1)
+    made["spec"]["scaling"]["gpuBudget"] = 2
+    return made
+
+
 def pool_of(least: int, most: int) -> dict[str, Any]:
     return {"minReplicas": least, "maxReplicas": most, "gpusPerReplica": 1, "template": engine_template()}
 

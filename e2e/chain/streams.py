@@ -112,6 +112,7 @@ class Streams:
     model: str
     classes: Sequence[str] = ("",)
     headers: Mapping[str, str] = field(default_factory=dict)
+    patience_s: float = ANSWER_TIMEOUT_S
     answers: list[Answer] = field(default_factory=list)
     expected: dict[int, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -139,7 +140,7 @@ class Streams:
 
     def _session(self) -> aiohttp.ClientSession:
         """A connection for each request: all routers get some, and none is reused while its router leaves."""
-        timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=self.patience_s)
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         return aiohttp.ClientSession(timeout=timeout, connector=connector, headers=dict(self.headers))
 
@@ -224,10 +225,15 @@ def difference(expected: tuple[str, tuple[int, ...]], got: tuple[str, tuple[int,
 
 @contextmanager
 def streaming(
-    url: str, model: str, width: int, classes: Sequence[str] = ("",), headers: Mapping[str, str] | None = None
+    url: str,
+    model: str,
+    width: int,
+    classes: Sequence[str] = ("",),
+    headers: Mapping[str, str] | None = None,
+    patience_s: float = ANSWER_TIMEOUT_S,
 ) -> Iterator[Streams]:
     """`width` streams at any time while the block runs; those that are open at its end are read to theirs."""
-    streams = Streams(url, model, classes=classes, headers=headers or {})
+    streams = Streams(url, model, classes=classes, headers=headers or {}, patience_s=patience_s)
     asyncio.run(streams.learn())
     thread = threading.Thread(target=lambda: asyncio.run(streams.run(width)))
     thread.start()
@@ -235,4 +241,4 @@ def streaming(
         yield streams
     finally:
         streams.stop()
-        thread.join(ANSWER_TIMEOUT_S + 30)
+        thread.join(patience_s + 30)

@@ -69,6 +69,7 @@ class ControlPlane:
         self._run("etcd", bare_flags.etcd(self.layout))
         self._run("kube-apiserver", bare_flags.apiserver(self.layout))
         if self.layout.controllers:
+            self._wait_for("/readyz")  # the helpers end when it takes longer than 10 s, as on a busy machine
             self._run("kube-controller-manager", bare_flags.controller_manager(self.layout))
             self._run("kube-scheduler", bare_flags.scheduler(self.layout))
         self.wait_ready()
@@ -95,9 +96,12 @@ class ControlPlane:
 
     def wait_ready(self) -> None:
         """Until /readyz says ok and pods can be created in the namespace `default`."""
-        client, deadline_s = self.client(), time.monotonic() + READY_TIMEOUT_S
         account = "/api/v1/namespaces/default/serviceaccounts/default"
-        for path in ("/readyz", account) if self.layout.controllers else ("/readyz",):
+        self._wait_for("/readyz", *([account] if self.layout.controllers else []))
+
+    def _wait_for(self, *paths: str) -> None:
+        client, deadline_s = self.client(), time.monotonic() + READY_TIMEOUT_S
+        for path in paths:
             while not _answers(client, path):
                 self._check_alive(deadline_s)
 

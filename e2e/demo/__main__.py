@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 
 from e2e.demo.services import NAMESPACE
 
 CONSOLE = Console()
+REPORT = Path(".state") / "demo" / "report.html"
 Step = tuple[str, str, Callable[[], None]]
 
 
@@ -77,7 +79,7 @@ def act_chat() -> None:
 
 def act_paced() -> None:
     from e2e import kube
-    from e2e.demo import chat, paced, services, story, table
+    from e2e.demo import chat, paced, page, services, story, table
 
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     # Sizes, learned capacity and counters of an earlier run would be part of this one's story.
@@ -91,6 +93,9 @@ def act_paced() -> None:
     checks, classes = paced.judge("paced", watch, load, began_s)
     CONSOLE.print(table.summary(checks, classes, story.failures(load.samples), watch.reactions()))
     CONSOLE.print(kube.kubectl("-n", NAMESPACE, "get", "llmsvc", "paced", "-o", "wide"))
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_text(page.html(services.paced(), watch, load.samples))
+    CONSOLE.print(f"report of this run, as the simulator writes it: {REPORT}")
     if not all(check.ok for check in checks):
         sys.exit("the story did not happen")
 

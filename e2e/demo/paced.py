@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,10 +12,10 @@ from rich.live import Live
 
 from e2e import kube
 from e2e.demo import story, table
-from e2e.demo.reaction import Decision, PodTimes, Reaction, decision_in, pod_times, reaction, seen_again
+from e2e.demo.reaction import Decision, PodTimes, Reaction, decision_in, pod_times, pool_of, reaction, seen_again
 from e2e.demo.services import CLASSES, NAMESPACE, SCALE
 from e2e.load import Lengths, Load, Phase
-from llmservice_core import metric_names
+from llmservice_core import contract, metric_names
 
 SHORT_ANSWERS = Lengths(output=(1, 300))
 LONG_PROMPTS = Lengths(prompt=(2000, 8192), output=(1, 300))
@@ -35,25 +36,27 @@ SHARES = {"interactive": 0.5, "batch": 0.5}
 class Watch:
     """Follows one service and keeps what the verdict is made from: sizes, decisions, pod times."""
 
-    def __init__(self, name: str, load: Load, show: Callable[["Watch", Any], None]) -> None:
-        self.name, self.load, self.show = name, load, show
+    def __init__(self, name: str, load: Load, show: Callable[["Watch", Any], None], ends_s: float) -> None:
+        self.name, self.load, self.show, self.ends_s = name, load, show, ends_s
+        self.history: dict[str, Any] = {}
+        """Changes of sizes by their time; the status keeps the last 20 only."""
         self.timeline: list[story.Moment] = []
         self.pods: dict[str, PodTimes] = {}
         self.decisions: dict[str, Decision] = {}
         self.phase_starts: dict[str, float] = {}
-        self.ends_s = time.time() + sum(phase.seconds for phase in PHASES)
 
     async def run(self) -> None:
         while True:
             service, pods = await asyncio.to_thread(read, self.name)
             self.pods = seen_again(self.pods, pod_times(pods))
+            self.history |= {change["time"]: change for change in service["status"].get("history", [])}
             if self.load.phase is not None:
-                self._keep(service, self.load.phase.name)
+                self._keep(service, pods, self.load.phase.name)
             self.show(self, service)
             await asyncio.sleep(POLL_S)
 
-    def _keep(self, service: Any, phase: str) -> None:
-        now = moment(service, phase)
+    def _keep(self, service: Any, pods: Sequence[Any], phase: str) -> None:
+        now = moment(service, pods, phase)
         self.phase_starts.setdefault(phase, self.load.phase_started_s)
         pool = GROWS.get(phase)
         if pool and phase not in self.decisions:
@@ -70,26 +73,29 @@ class Watch:
 
 
 def read(name: str) -> tuple[Any, list[Any]]:
-    """The service and its pods, in one call."""
+    """The service and its own pods, in one call."""
     items = kube.get("-n", NAMESPACE, "llmservices,pods")["items"]
     service = next(i for i in items if i["kind"] == "LLMService" and i["metadata"]["name"] == name)
-    return service, [i for i in items if i["kind"] == "Pod"]
+    pods = [i for i in items if i["kind"] == "Pod"]
+    return service, [p for p in pods if p["metadata"].get("labels", {}).get(contract.LABEL_NAME) == name]
 
 
-def moment(service: Any, phase: str) -> story.Moment:
+def moment(service: Any, pods: Sequence[Any], phase: str) -> story.Moment:
     pools = service["status"]["pools"]
     return story.Moment(
         time_s=time.time(),
         phase=phase,
         desired={name: int(pool.get("desired", 0)) for name, pool in pools.items()},  # absent: not known yet
         ready={name: int(pool["ready"]) for name, pool in pools.items()},
+        held=dict(Counter(pool_of(pod) for pod in pods if pool_of(pod) in pools)),
+        waiting_tokens=service["status"].get("plan", {}).get("inputs", {}).get("waiting_prompt_tokens"),
     )
 
 
 async def play(name: str, url: str, console: Console) -> tuple[Watch, Load]:
     load = Load(url=url, model=name, classes=SHARES, scale=SCALE)
     with contextlib.ExitStack() as stack:
-        watch = Watch(name, load, _screen(console, stack))
+        watch = Watch(name, load, screen(console, stack), time.time() + sum(phase.seconds for phase in PHASES))
         watching = asyncio.create_task(watch.run())
         running = asyncio.create_task(load.run(PHASES))
         done, _ = await asyncio.wait({watching, running}, return_when=asyncio.FIRST_COMPLETED)
@@ -99,7 +105,7 @@ async def play(name: str, url: str, console: Console) -> tuple[Watch, Load]:
     return watch, load
 
 
-def _screen(console: Console, stack: contextlib.ExitStack) -> Callable[[Watch, Any], None]:
+def screen(console: Console, stack: contextlib.ExitStack) -> Callable[[Watch, Any], None]:
     """A live table in a terminal, a line every LOG_EVERY_S elsewhere."""
     if console.is_terminal:
         live = stack.enter_context(Live(console=console, refresh_per_second=2))

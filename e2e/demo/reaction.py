@@ -73,6 +73,12 @@ def pod_times(pods: Iterable[Mapping[str, Any]]) -> dict[str, PodTimes]:
     return {p["metadata"]["name"]: _times(p) for p in pods if contract.LABEL_POOL in p["metadata"]["labels"]}
 
 
+def pool_of(pod: Mapping[str, Any]) -> str | None:
+    """None: no engine's pod."""
+    pool: str | None = pod["metadata"]["labels"].get(contract.LABEL_POOL)
+    return pool
+
+
 def _times(pod: Mapping[str, Any]) -> PodTimes:
     ready = [
         seconds(c["lastTransitionTime"])

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from e2e.load import Sample
 
@@ -17,6 +17,10 @@ class Moment:
     phase: str
     desired: Mapping[str, int]
     ready: Mapping[str, int]
+    held: Mapping[str, int] = field(default_factory=dict)
+    """Pods that exist, whatever they do."""
+    waiting_tokens: float | None = None
+    """Prompt tokens that the last plan in the status saw waiting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

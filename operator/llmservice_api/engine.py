@@ -116,4 +116,9 @@ class Router(Node):
         description="How the engine of a prompt is chosen: shortest-queue by predicted work; random; power-of-two;"
         " prefix-affinity: where its beginning was computed; session: by header x-llmservice-session.",
     )
+    resume: bool = Field(
+        True,
+        description="A stream whose engine dies goes on in another one with the same tokens, where that is exact"
+        " (docs/losses.md). Engines then tell the router the token ids of streams.",
+    )
     access: Access | None = Field(None, description="Unset: open to whoever reaches the router.")

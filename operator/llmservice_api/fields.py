@@ -43,6 +43,7 @@ def auto_or_duration_rule(low: str, high: str) -> Rule:
 
 Target = Annotated[str, Field(max_length=16), Must(duration_rule("1ms", "1h"))]
 Interval = Annotated[str, Field(max_length=16), Must(duration_rule("5s", "10m"))]
+IdleAfter = Annotated[str, Field(max_length=16), Must(duration_rule("10s", "168h"))]
 DrainDeadline = Annotated[str, Field(max_length=16), Must(duration_rule("0s", "24h"))]
 AutoOrDuration = Annotated[str, Field(max_length=16), Must(auto_or_duration_rule("0s", "24h"))]
 
@@ -99,6 +100,7 @@ SecretName = Annotated[
 ]
 Image = Annotated[str, Field(min_length=1, max_length=512)]
 Replicas = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
+LeastReplicas = Annotated[int, Field(ge=0, le=MAX_REPLICAS)]
 Gpus = Annotated[int, Field(ge=1, le=64)]
 
 Url = Annotated[

@@ -4,6 +4,7 @@ Outside data enters here. It holds no state, reads no cluster and decides no siz
 """
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -14,17 +15,16 @@ from llmservice_api.fields import (
     AutoOrDuration,
     ClassName,
     DrainDeadline,
-    Gpus,
+    IdleAfter,
     Interval,
     Percentile,
-    Replicas,
     Shed,
     Target,
     TargetLoad,
     Url,
     Weight,
 )
-from llmservice_api.pod_template import PartialPodTemplate
+from llmservice_api.pools import Pools, PoolSpec
 from llmservice_api.rules import Must, Node, Rule
 from llmservice_api.status import Status
 from llmservice_core import model as core
@@ -68,52 +68,6 @@ class ClassSpec(Node):
         )
 
 
-class PoolSpec(Node):
-    """Limits of one pool and what its pods need beyond our own template."""
-
-    RULES: ClassVar = (
-        Rule(
-            cel="self.maxReplicas >= self.minReplicas",
-            holds=lambda pool: pool.max_replicas >= pool.min_replicas,
-            message="maxReplicas must be at least minReplicas: raise maxReplicas or lower minReplicas",
-        ),
-    )
-    min_replicas: Replicas = 1
-    max_replicas: Replicas
-    gpus_per_replica: Gpus = Field(1, description="GPUs of one engine (tensor parallel).")
-    template: PartialPodTemplate | None = Field(
-        None, description="Partial pod template, merged into ours: lists by name, probes and ports stay ours."
-    )
-
-    @property
-    def least_gpus(self) -> int:
-        return self.min_replicas * self.gpus_per_replica
-
-    def to_core(self, pool: core.Pool) -> core.PoolGoal:
-        return core.PoolGoal(
-            pool=pool,
-            min_replicas=self.min_replicas,
-            max_replicas=self.max_replicas,
-            gpus_per_replica=self.gpus_per_replica,
-        )
-
-
-class Pools(Node):
-    """prefill and decode, or mixed."""
-
-    prefill: PoolSpec | None = None
-    decode: PoolSpec | None = None
-    mixed: PoolSpec | None = None
-
-    def used(self) -> dict[core.Pool, PoolSpec]:
-        named = {
-            core.Pool.PREFILL: self.prefill,
-            core.Pool.DECODE: self.decode,
-            core.Pool.MIXED: self.mixed,
-        }
-        return {pool: spec for pool, spec in named.items() if spec is not None}
-
-
 class ScaleDown(Node):
     stabilization: AutoOrDuration = Field(
         "auto", description="How long a smaller size must have been right: auto is the observed start-up time."
@@ -133,10 +87,13 @@ class Scaling(Node):
     )
     gpu_budget: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None,
-        description="GPUs of all pools together, pending pods counted. It limits sizes, not rollouts: while a new"
-        " revision starts beside the old one, both hold GPUs, about twice as many.",
+        description="GPUs of all pools together, pending pods counted. A new revision starts beside the old one as far"
+        " as it goes; without room for a second pair a lone one pauses while it is replaced.",
     )
     interval: Interval = Field("15s", description="Time between two decisions.")
+    idle_after: IdleAfter = Field(
+        "5m", description="Pools with minReplicas 0 sleep when no request came for so long. The next one wakes them."
+    )
     target_load: TargetLoad = Field(0.98, description="RAD's stability guard, not the margin.")
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
 
@@ -154,7 +111,8 @@ def _pools_are(spec: "Spec", *wanted: core.Pool) -> bool:
 
 
 _CEL_LEAST_GPUS = " + ".join(
-    f"(has(self.pools.{p}) ? self.pools.{p}.minReplicas * self.pools.{p}.gpusPerReplica : 0)"
+    f"(has(self.pools.{p}) ? (self.pools.{p}.minReplicas > 1 ? self.pools.{p}.minReplicas : 1)"
+    f" * self.pools.{p}.gpusPerReplica : 0)"
     for p in ("prefill", "decode", "mixed")
 )
 _CLASS_RULES = (
@@ -199,8 +157,15 @@ class Spec(Node):
         Rule(
             cel=f"!has(self.scaling) || !has(self.scaling.gpuBudget) || {_CEL_LEAST_GPUS} <= self.scaling.gpuBudget",
             holds=lambda spec: spec.scaling.gpu_budget is None or _least_gpus(spec) <= spec.scaling.gpu_budget,
-            message="scaling.gpuBudget is smaller than the GPUs of the minimum (sum of minReplicas x"
+            message="scaling.gpuBudget is smaller than the GPUs of the minimum (sum of minReplicas, at least 1, x"
             " gpusPerReplica over the pools): raise gpuBudget or lower minReplicas",
+        ),
+        Rule(
+            cel="!has(self.pools.prefill) || !has(self.pools.decode) ||"
+            " (self.pools.prefill.minReplicas == 0) == (self.pools.decode.minReplicas == 0)",
+            holds=lambda spec: len({pool.min_replicas == 0 for pool in spec.pools.used().values()}) < 2,
+            message="one pool may be empty and the other not: set minReplicas 0 in both pools (the service sleeps while"
+            " no request comes), or in none",
         ),
     )
     model: Model
@@ -224,6 +189,7 @@ class Metadata(Node):
     namespace: str = "default"
     uid: str = ""
     generation: int = 0
+    creation_timestamp: datetime | None = None
 
 
 _NAME_RULE = Rule(
@@ -276,6 +242,7 @@ class LLMService(Node):
             gpu_budget=scaling.gpu_budget,
             interval_s=durations.seconds(scaling.interval),
             target_load=scaling.target_load,
+            idle_after_s=durations.seconds(scaling.idle_after),
             stabilization_s=None if stabilization == "auto" else durations.seconds(stabilization),
         )
 

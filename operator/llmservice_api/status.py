@@ -9,7 +9,7 @@ from pydantic import Field
 
 from llmservice_api.rules import Node
 
-CONDITION_TYPES = ("Ready", "MetricsAvailable", "SLOMet", "BudgetLimited", "Degraded")
+CONDITION_TYPES = ("Ready", "MetricsAvailable", "SLOMet", "BudgetLimited", "Asleep", "Progressing", "Degraded")
 HISTORY_LENGTH = 20
 MEMORY_LENGTH = 16384
 

@@ -70,6 +70,15 @@ class Applier:
             if key not in names and key[1] not in keep and _is_owned(child, service):
                 await _attempt(key, self._delete(child), done)
 
+    async def lower(self, deployment: Manifest, replicas: int, done: Writes) -> None:
+        """The size of an earlier revision's Deployment; it never grows again."""
+        if replicas < int(deployment["spec"].get("replicas", 1)):
+            await _attempt(_key(deployment), self._scale(deployment, replicas), done)
+
+    async def _scale(self, deployment: Manifest, replicas: int) -> None:
+        with contextlib.suppress(Gone):
+            self.watches.put(await self.cluster.scale(deployment, replicas))
+
     async def _ensure(self, service: LLMService, item: Manifest, living: dict[Key, Manifest], done: Writes) -> None:
         key = _key(item)
         live = living.get(key) or await self._unseen(service, item)

@@ -7,9 +7,11 @@ from math import ceil
 from llmservice_api.resource import LLMService
 from llmservice_core import contract
 from llmservice_core.model import Pool
+from llmservice_operator import pod_security
 from llmservice_operator.child_parts import (
     ANNOTATION_HELD,
     ANNOTATION_REPLICAS,
+    ANNOTATION_ROLLOUT,
     described,
     digest,
     identity,
@@ -23,6 +25,8 @@ from llmservice_operator.settings import Settings
 
 CONTAINER = "engine"
 CACHE_PATH = "/var/cache/huggingface"
+HOME = "/tmp"
+"""The only place beside the model cache and /dev/shm where an engine may write: compiled kernels, downloads."""
 LOAD_S = 900
 """Time that weights may take to load before the kubelet gives up on a start."""
 REST_S = 30
@@ -40,9 +44,19 @@ def revision(pod_templates: Mapping[Pool, Manifest]) -> str:
 
 
 def deployment(
-    service: LLMService, pool: Pool, template: Manifest, revision: str, replicas: int, held: int = 0
+    service: LLMService,
+    pool: Pool,
+    template: Manifest,
+    revision: str,
+    replicas: int,
+    held: int = 0,
+    *,
+    for_now: int | None = None,
+    why: str | None = None,
 ) -> Manifest:
-    """`held`: pods beyond the decided size that are there until they have drained."""
+    """`held`: pods beyond the decided size that are there until they have drained. `for_now`: fewer replicas than were
+    decided, while an earlier revision gives way; `why` goes into the annotation."""
+    asked = replicas if for_now is None else for_now
     labels = identity(service, contract.COMPONENT_ENGINE) | {
         contract.LABEL_POOL: pool.value,
         contract.LABEL_REVISION: revision,
@@ -54,7 +68,7 @@ def deployment(
         f"{pool_name(service, pool)}-{revision}",
         labels,
         spec={
-            "replicas": replicas + held,
+            "replicas": asked + held,
             "selector": {"matchLabels": labels},
             # A template never changes within a revision. Where somebody edits it and we put it back, no GPU is
             # asked for beyond those that the pool has.
@@ -64,9 +78,9 @@ def deployment(
             "template": {**template, "metadata": {**template["metadata"], "labels": pod_labels}},
         },
     )
-    made["metadata"]["annotations"] = {ANNOTATION_REPLICAS: str(replicas)} | (
-        {ANNOTATION_HELD: str(held)} if held else {}
-    )
+    notes = {ANNOTATION_HELD: str(held)} if held else {}
+    notes |= {ANNOTATION_ROLLOUT: why} if why is not None and asked < replicas else {}
+    made["metadata"]["annotations"] = {ANNOTATION_REPLICAS: str(replicas)} | notes
     return made
 
 
@@ -78,6 +92,7 @@ def _template(service: LLMService, pool: Pool, settings: Settings) -> Manifest:
         "spec": {
             "containers": [_container(service, pool, settings, known)],
             "volumes": _volumes(service),
+            "securityContext": _pod_context(service),
             "terminationGracePeriodSeconds": _drain_s(service) + REST_S,
             "automountServiceAccountToken": False,
             # An engine that is still loading has no handler for SIGTERM. As process 1 the kernel would not deliver it,
@@ -89,7 +104,15 @@ def _template(service: LLMService, pool: Pool, settings: Settings) -> Manifest:
     }
     partial = service.pool(pool).template
     theirs = partial.model_dump(exclude_none=True) if partial else None
-    return merge_template(ours, theirs, known, f"spec.pools.{pool.value}.template")
+    return merge_template(ours, theirs, known, f"spec.pools.{pool.value}.template", settings.pod_template)
+
+
+def _pod_context(service: LLMService) -> Manifest:
+    """The cache must be writable for a user that is not root; its files change hands only if they are another's."""
+    context = pod_security.pod_context()
+    if service.spec.model.cache is None:
+        return context
+    return context | {"fsGroup": pod_security.USER, "fsGroupChangePolicy": "OnRootMismatch"}
 
 
 def _container(service: LLMService, pool: Pool, settings: Settings, known: list[Manifest]) -> Manifest:
@@ -110,6 +133,7 @@ def _container(service: LLMService, pool: Pool, settings: Settings, known: list[
             "limits": {engine.accelerator_resource: gpus},
             "requests": {engine.accelerator_resource: gpus},
         },
+        "securityContext": pod_security.container_context(),
         "volumeMounts": _mounts(service),
         **_probes(_drain_s(service)),
     }
@@ -179,7 +203,8 @@ def _identity_env(service: LLMService, pool: Pool) -> list[Manifest]:
 def _model_env(service: LLMService) -> list[Manifest]:
     """From the fields of the model; a variable that the user sets himself is his."""
     model = service.spec.model
-    found: list[Manifest] = []
+    # torch looks up the user's name and fails for one that the image does not know, unless these say it.
+    found: list[Manifest] = [{"name": "HOME", "value": HOME}, {"name": "USER", "value": "llmservice"}]
     if model.token_secret is not None:
         reference = {"name": model.token_secret.name, "key": model.token_secret.key}
         found.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
@@ -190,7 +215,7 @@ def _model_env(service: LLMService) -> list[Manifest]:
 
 
 def _volumes(service: LLMService) -> list[Manifest]:
-    volumes: list[Manifest] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    volumes: list[Manifest] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}, {"name": "tmp", "emptyDir": {}}]
     if service.spec.model.cache is not None:
         claim = {"claimName": service.spec.model.cache.persistent_volume_claim}
         volumes.append({"name": "model-cache", "persistentVolumeClaim": claim})
@@ -198,7 +223,7 @@ def _volumes(service: LLMService) -> list[Manifest]:
 
 
 def _mounts(service: LLMService) -> list[Manifest]:
-    mounts: list[Manifest] = [{"name": "shm", "mountPath": "/dev/shm"}]
+    mounts: list[Manifest] = [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": HOME}]
     if service.spec.model.cache is not None:
         mounts.append({"name": "model-cache", "mountPath": CACHE_PATH})
     return mounts

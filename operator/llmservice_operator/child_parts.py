@@ -13,6 +13,9 @@ ANNOTATION_REPLICAS = f"{contract.GROUP}/replicas"
 """On an engine Deployment: the size that was decided. Differs from spec.replicas when somebody else scaled it."""
 ANNOTATION_HELD = f"{contract.GROUP}/held"
 """On an engine Deployment: replicas beyond that size, there until they have drained; absent when there are none."""
+ANNOTATION_ROLLOUT = f"{contract.GROUP}/rollout"
+"""On an engine Deployment that has fewer replicas than were decided, for an earlier revision still holds GPUs:
+`budget`, or how many GPUs the cluster was found to have for both."""
 
 _APP = "app.kubernetes.io"
 

@@ -4,14 +4,13 @@ from typing import Any
 
 from llmservice_api.resource import LLMService
 from llmservice_core import contract
-from llmservice_operator import kinds
+from llmservice_operator import kinds, pod_security
 from llmservice_operator.child_parts import described, identity, manifest, router_name
 from llmservice_operator.errors import Misconfigured
 from llmservice_operator.kinds import Manifest
 from llmservice_operator.merge import merge_template
 from llmservice_operator.settings import Settings
 
-USER = 65532
 KEYS_VOLUME = "api-keys"
 READ_BY_ALL = 0o444
 """Files of the Secret inside the pod: the router is not root, and no other container mounts them."""
@@ -90,7 +89,7 @@ def _template(service: LLMService, settings: Settings) -> Manifest:
     }
     partial = service.spec.router.template
     theirs = partial.model_dump(exclude_none=True) if partial else None
-    merged = merge_template(ours, theirs, identity_env, "spec.router.template")
+    merged = merge_template(ours, theirs, identity_env, "spec.router.template", settings.pod_template)
     merged["spec"]["serviceAccountName"] = router_name(service)
     if service.api_keys_secret:
         _mount_keys(merged["spec"], service.api_keys_secret)
@@ -115,12 +114,7 @@ def _pod(service: LLMService, settings: Settings, identity_env: list[Manifest]) 
         "serviceAccountName": router_name(service),
         "terminationGracePeriodSeconds": HOOK_S + FINISH_S + 10,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security.pod_context(),
         "containers": [_container(service, settings, identity_env)],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
@@ -144,11 +138,7 @@ def _container(service: LLMService, settings: Settings, identity_env: list[Manif
         # The Service forgets a leaving pod within the hook; open streams then get the rest of the grace.
         "lifecycle": {"preStop": {"sleep": {"seconds": HOOK_S}}},
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": pod_security.container_context(),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
 

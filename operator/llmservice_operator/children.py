@@ -4,12 +4,12 @@ Engine Deployments of earlier revisions are not rendered; whether they may go is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmservice_api.resource import LLMService
 from llmservice_core import contract
 from llmservice_core.model import Pool
-from llmservice_operator import child_engine, child_router, kinds
+from llmservice_operator import child_engine, child_network, child_router, kinds
 from llmservice_operator.child_parts import identity, manifest, pool_name, router_name
 from llmservice_operator.kinds import Manifest
 from llmservice_operator.settings import Settings
@@ -21,6 +21,14 @@ class Rendering:
 
     templates: Mapping[Pool, Manifest]
     revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partial:
+    """How many engines of the present revision there may be while an earlier one holds GPUs, and what limits them."""
+
+    replicas: Mapping[Pool, int] = field(default_factory=dict)
+    why: str | None = None
 
 
 def look(service: LLMService, settings: Settings) -> Rendering:
@@ -35,19 +43,30 @@ def render(
     sizes: Mapping[Pool, int],
     *,
     held: Mapping[Pool, int] | None = None,
+    rollout: Partial | None = None,
     pod_monitors: bool = False,
 ) -> list[Manifest]:
     """All children in the order in which they are made. `held`: pods beyond a pool's size that still drain."""
-    beyond = held or {}
+    beyond, now = held or {}, rollout or Partial()
     return [
         *child_router.account(service),
         *child_router.services(service),
         *(_headless(service, pool) for pool in rendering.templates),
         *_disruption_budgets(service),
+        *(child_network.policies(service, settings.network) if settings.network else ()),
         *(_pod_monitors(service) if pod_monitors else ()),
         child_router.deployment(service, settings),
         *(
-            child_engine.deployment(service, pool, template, rendering.revision, sizes[pool], beyond.get(pool, 0))
+            child_engine.deployment(
+                service,
+                pool,
+                template,
+                rendering.revision,
+                sizes[pool],
+                beyond.get(pool, 0),
+                for_now=now.replicas.get(pool),
+                why=now.why,
+            )
             for pool, template in rendering.templates.items()
         ),
     ]

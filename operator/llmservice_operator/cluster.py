@@ -15,7 +15,7 @@ from kubernetes.aio import client, config
 from llmservice_core.contract import FIELD_MANAGER
 from llmservice_operator import metrics
 from llmservice_operator.errors import Exists, Expired, Gone, Misconfigured, NotReady, OperatorError, Unreachable
-from llmservice_operator.kinds import Kind, Manifest, kind_of, name_of, namespace_of
+from llmservice_operator.kinds import POD, Kind, Manifest, kind_of, name_of, namespace_of
 
 TIMEOUT_S = 15.0
 WATCH_S = 300
@@ -99,10 +99,29 @@ class Cluster:
 
         No server-side apply: that would make the object anew if it is gone.
         """
-        body = {"metadata": {"uid": item["metadata"]["uid"], "annotations": dict(annotations)}}
+        return await self._merge(item, {"metadata": {"annotations": dict(annotations)}})
+
+    async def scale(self, deployment: Manifest, replicas: int) -> Manifest:
+        """Only its size: of an earlier revision, whose other fields are nobody's wish any more."""
+        return await self._merge(deployment, {"spec": {"replicas": replicas}})
+
+    async def _merge(self, item: Manifest, change: Manifest) -> Manifest:
+        body = {**change, "metadata": {**change.get("metadata", {}), "uid": item["metadata"]["uid"]}}
         path = kind_of(item).path(namespace_of(item), name_of(item))
         answer = await self._call("PATCH", path, query={"fieldManager": FIELD_MANAGER}, body=body, headers=_MERGE)
         return {"apiVersion": item["apiVersion"], "kind": item["kind"], **answer}
+
+    async def log(self, namespace: str, pod: str, options: Mapping[str, str]) -> str:
+        """What a container wrote. Not a copy of it: the caller bounds the answer by `options` of the API."""
+        path = f"{POD.path(namespace, pod)}/log"
+        response = await self._request("GET", path, options, TIMEOUT_S)
+        try:
+            await _check(response)
+            return (await response.read()).decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise NotReady(f"the API server broke off a log: {error}") from error
+        finally:
+            response.release()
 
     async def delete(self, manifest: Manifest) -> None:
         """Only this very object, not a namesake that came after it."""

@@ -13,7 +13,7 @@ from typing import Any
 from llmservice_operator.kinds import Manifest
 
 _KEYS = ("name", "mountPath", "containerPort")
-_WHOLE = ("selector", "matchLabels", "nodeSelector", "subjects", "rules")
+_WHOLE = ("selector", "matchLabels", "nodeSelector", "podSelector", "subjects", "rules")
 """A label more and a Service has no endpoints; a subject more and a stranger has the router's rights."""
 
 

@@ -4,8 +4,15 @@ from collections.abc import Sequence
 
 from llmservice_api.plan_status import timestamp
 from llmservice_api.status import Condition
-from llmservice_core.contract import PORT_ENGINE_METRICS, PORT_ROUTER_METRICS
+from llmservice_core.contract import (
+    CONDITION_ASLEEP,
+    CONDITION_PROGRESSING,
+    PORT_ENGINE_METRICS,
+    PORT_ROUTER_METRICS,
+    REASON_ROLLOUT_PAUSE,
+)
 from llmservice_core.model import Attainment, ClassTraffic, Observation, Reason, ServiceClass
+from llmservice_core.planner_sleep import SLEEP
 from llmservice_operator.facts import Facts
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
@@ -20,6 +27,8 @@ def report(old: Sequence[Condition], facts: Facts) -> list[Condition]:
         "MetricsAvailable": _metrics_available(facts),
         "SLOMet": _slo_met(facts),
         "BudgetLimited": _budget_limited(facts),
+        CONDITION_ASLEEP: _asleep(facts, next((c.reason for c in old if c.type == CONDITION_ASLEEP), "")),
+        CONDITION_PROGRESSING: progressing(facts),
         "Degraded": _degraded(facts),
     }
     before = {condition.type: condition for condition in old}
@@ -43,6 +52,8 @@ def _ready(facts: Facts) -> Verdict:
     if facts.problem is not None and not facts.pools:
         return UNKNOWN, facts.problem[0], facts.problem[1]
     used = facts.service.spec.pools.used()
+    if facts.is_asleep and facts.router_ready:
+        return TRUE, str(Reason.SCALED_TO_ZERO), "it sleeps: a router holds requests, and the first one starts engines"
     missing = [f"no {pool.value} engine is ready" for pool in used if facts.seen(pool).ready == 0]
     if missing:
         return FALSE, "EnginesNotReady", "; ".join(missing)
@@ -112,9 +123,52 @@ def _budget_limited(facts: Facts) -> Verdict:
     return FALSE, "WithinBudget", "no pool is held back by scaling.gpuBudget"
 
 
+def _asleep(facts: Facts, before: str) -> Verdict:
+    """`before`: the reason that stood there; it wakes until every pool has a Ready engine once."""
+    if not facts.service.to_goal().may_sleep:
+        return FALSE, "NeverSleeps", "minReplicas keeps engines in every pool"
+    if facts.is_asleep:
+        return TRUE, str(Reason.SCALED_TO_ZERO), _said_of_sleep(facts) or "no request came yet"
+    missing = [p.value for p in facts.service.spec.pools.used() if facts.seen(p).ready == 0]
+    if missing and before in (Reason.SCALED_TO_ZERO, Reason.WAKING):
+        why = f"; {said}" if (said := _said_of_sleep(facts)) else ""
+        return FALSE, str(Reason.WAKING), f"requests wait for the first {' and '.join(missing)} engine{why}"
+    idle = facts.service.spec.scaling.idle_after
+    return FALSE, "Awake", f"sleeps when no request came for {idle}; {_said_of_sleep(facts)}".removesuffix("; ")
+
+
+def _said_of_sleep(facts: Facts) -> str:
+    steps = facts.plan.steps if facts.plan else ()
+    return next((step.why for step in steps if step.name == SLEEP), "")
+
+
+def progressing(facts: Facts) -> Verdict:
+    revision, few = f"revision {facts.revision}", _few_gpus(facts)
+    if not facts.rolling_out:
+        return FALSE, "Settled", "one revision runs"
+    if facts.is_paused:
+        return TRUE, REASON_ROLLOUT_PAUSE, f"no engine serves until {revision} does{few}: requests wait in the routers"
+    if facts.trouble is not None:
+        return FALSE, "RolloutStopped", f"{revision} does not become Ready: see condition Degraded"
+    how = (
+        f"takes the place of the one that serves, engine by engine{few}" if few else "starts beside the one that serves"
+    )
+    return TRUE, "RollingOut", f"{revision} {how}"
+
+
+def _few_gpus(facts: Facts) -> str:
+    limit = facts.rollout_limit
+    if limit is None:
+        return ""
+    known = f"{limit} GPUs that the cluster has" if limit.isdigit() else "scaling.gpuBudget"
+    return f", for {known} do not hold both"
+
+
 def _degraded(facts: Facts) -> Verdict:
     if facts.problem is not None:
         return TRUE, facts.problem[0], facts.problem[1]
+    if facts.trouble is not None:
+        return TRUE, facts.trouble[0], facts.trouble[1]
     waiting = [f"{p.unschedulable} {p.pool.value}" for p in facts.pools if p.unschedulable]
     if waiting:
         sentence = f"{' and '.join(waiting)} pods find no node: see `kubectl describe pod` for what they lack"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from llmservice_api.plan_status import timestamp
 from llmservice_api.resource import LLMService
 from llmservice_api.status import Change, Condition
-from llmservice_core.contract import FIELD_MANAGER
+from llmservice_core.contract import FIELD_MANAGER, REASON_ROLLOUT_PAUSE
 from llmservice_core.model import Plan, Pool
 from llmservice_operator.apply import Restored
 from llmservice_operator.kinds import EVENT, Manifest
@@ -39,14 +39,10 @@ def restored(service: LLMService, one: Restored, now_s: float) -> Manifest:
     return _event(service, "Restored", text, now_s, action="Restore", kind="Warning")
 
 
-def over_budget(service: LLMService, revision: str, gpus: int, budget: int, now_s: float) -> Manifest:
+def paused(service: LLMService, revision: str, text: str, now_s: float) -> Manifest:
     """Named after the revision: one rollout is told of once."""
-    text = (
-        f"revision {revision} starts beside the one that serves: until it is ready, both ask for {gpus} GPUs,"
-        f" more than scaling.gpuBudget {budget}, which limits sizes and not rollouts"
-    )
-    name = _digest(service.metadata.uid, "rollout", revision)
-    return _event(service, "RolloutOverBudget", text, now_s, action="RollOut", kind="Warning", name=name)
+    name = _digest(service.metadata.uid, "pause", revision)
+    return _event(service, REASON_ROLLOUT_PAUSE, text, now_s, action="RollOut", kind="Warning", name=name)
 
 
 def drain(service: LLMService, pod: Manifest, reason: str, text: str, now_s: float, since: str) -> Manifest:

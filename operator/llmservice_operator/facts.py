@@ -20,18 +20,27 @@ class Facts:
     rolling_out: bool
     observation: Observation | None
     plan: Plan | None
-    rollout_gpus: int | None = None
-    """Of the engines of all revisions, while a rollout is under way."""
+    rollout_limit: str | None = None
+    """What keeps the new revision from starting in full beside the old one: `budget`, or GPUs of the cluster."""
+    is_paused: bool = False
+    """Neither revision serves until the new one does."""
     routers_bare: int = 0
     """Router pods that have a node and get no volumes or network there."""
     routers_unready: int = 0
     """Router pods that run and are not Ready, for longer than a start takes."""
+    trouble: tuple[str, str] | None = None
+    """Reason and sentence of the pod that does not become Ready."""
     problem: tuple[str, str] | None = None
     """Reason and sentence of what kept this pass from its end."""
 
     def seen(self, pool: Pool) -> PoolSeen:
         none = PoolSeen(pool=pool, desired=0, ready=0, starting=0, draining=0, unschedulable=0)
         return next((p for p in self.pools if p.pool is pool), none)
+
+    @property
+    def is_asleep(self) -> bool:
+        """Every pool was decided to be empty; pods may still be on their way out."""
+        return self.service.to_goal().may_sleep and bool(self.sizes) and not any(self.sizes.values())
 
     @property
     def gpus(self) -> int:

@@ -8,18 +8,29 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmservice_api.resource import LLMService
-from llmservice_core.model import Mode, Pool, PoolSeen
-from llmservice_operator import children, leaving, metrics, observe_pods, rollout
+from llmservice_core.model import Calls, Mode, Pool, PoolSeen
+from llmservice_operator import (
+    children,
+    leaving,
+    metrics,
+    observe_pods,
+    observe_work,
+    replace_revision,
+    rollout,
+    trouble,
+)
 from llmservice_operator.apply import Applier, Writes
 from llmservice_operator.children import Rendering
 from llmservice_operator.decide import Decision, decide, pools_seen
 from llmservice_operator.errors import Misconfigured, NotReady, OperatorError, ServiceGone
 from llmservice_operator.facts import Facts
 from llmservice_operator.kinds import DEPLOYMENT, POD, POD_MONITOR, Manifest
+from llmservice_operator.last_words import LastWords
+from llmservice_operator.replace_revision import Replacement
 from llmservice_operator.teller import Teller
 from llmservice_operator.world import World
 
@@ -28,6 +39,8 @@ GATHER_S = 0.2
 REPAIRED_S = 2.0
 """After a repair we look again this much later: whoever fights us then costs no more than a write in two seconds."""
 RETRY_S = 5.0
+ASLEEP_S = 1.0
+"""How often the routers of a service that sleeps are asked whether a request came."""
 DRAINING_S = 1.0
 """How often pods that drain are asked whether they are done."""
 
@@ -42,8 +55,9 @@ class Outcome:
     revision: str | None = None
     rolling_out: bool = False
     writes: Writes = field(default_factory=Writes)
-    held: dict[Pool, int] = field(default_factory=dict)
-    """Pods beyond a pool's size that still drain."""
+    replacement: Replacement | None = None
+    drains: bool = False
+    """A pod stays beyond the size of its pool, because it still drains."""
     problem: tuple[str, str] | None = None
 
 
@@ -53,6 +67,7 @@ class Keeper:
     service: LLMService
     applier: Applier = field(init=False)
     teller: Teller = field(init=False)
+    last_words: LastWords = field(init=False)
     decision: Decision | None = None
     sizes: dict[Pool, int] = field(default_factory=dict)
     """As decided last; what a deleted Deployment comes back with."""
@@ -64,6 +79,7 @@ class Keeper:
 
     def __post_init__(self) -> None:
         self.applier = Applier(self.world.cluster, self.world.watches)
+        self.last_words = LastWords(self.world.cluster)
         self.teller = Teller(self.world, self.service.status)
         self.sizes = self.teller.sizes_shown()
         self.decided_for = (0, (self.service.status.revision or "") if self.service.status else "")
@@ -99,10 +115,10 @@ class Keeper:
             left_s = self.passed_s + interval_s - now_s
         if outcome.problem is not None and outcome.problem[0] != Misconfigured.reason:
             left_s = min(left_s, RETRY_S)
-        if any(outcome.held.values()):
+        if outcome.drains:
             left_s = min(left_s, DRAINING_S)
         gather_s = REPAIRED_S if outcome.writes.restored else GATHER_S
-        with contextlib.suppress(TimeoutError):
+        with self._listening(), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(left_s, gather_s)):
                 await self._woken.wait()
                 await asyncio.sleep(gather_s)
@@ -134,6 +150,8 @@ class Keeper:
         outcome.problem = (error.reason, str(error))
 
     async def _act(self, service: LLMService, outcome: Outcome) -> None:
+        # A spec that cannot be rendered takes nothing from what serves.
+        outcome.pools = pools_seen(self.world, service, self.sizes)
         rendering = children.look(service, self.world.settings)
         outcome.revision = rendering.revision
         deployments = self._engines(service)
@@ -175,7 +193,7 @@ class Keeper:
         memory = self.teller.memory
         if memory is not None and self.decided_for[1] not in ("", rendering.revision):
             memory = memory.without_capacity()
-        self.decision = await decide(self.world, service, outcome.pools, memory)
+        self.decision = await decide(self.world, service, outcome.pools, memory, await self._calls(service))
         self.decided_s, self.decided_for, self.teller.memory = time.monotonic(), context, self.decision.memory
         metrics.decided(service, self.decision.observation, self.decision.plan)
         planned = {pool: self.decision.plan.replicas(pool) for pool in before}
@@ -183,47 +201,59 @@ class Keeper:
             return before
         return {p: rollout.bounded(service, p, before[p] if n is None else n) for p, n in planned.items()}
 
-    async def _leaving(
-        self, service: LLMService, rendering: Rendering, sizes: Mapping[Pool, int]
-    ) -> list[leaving.Leaving]:
-        deployments = self._engines(service)
-        rooms = (
-            leaving.Room(
-                service=service,
-                pool=pool,
-                revision=rendering.revision,
-                size=size,
-                written=rollout.written(pool, rendering.revision, deployments),
-            )
-            for pool, size in sizes.items()
-        )
-        return [await leaving.look(self.world, room) for room in rooms]
+    async def _calls(self, service: LLMService) -> Calls | None:
+        """Nobody is asked where no pool may be empty."""
+        if not service.to_goal().may_sleep:
+            return None
+        return await observe_work.calls(self.world.http, self.world.watches.of(POD, service.key))
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        is_asleep = self.service.to_goal().may_sleep and not any(self.sizes.values())
+        task = asyncio.create_task(self._listen()) if is_asleep else None
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.cancel()
+
+    async def _listen(self) -> None:
+        """A service that sleeps is decided on as soon as a request comes."""
+        after_s = self.service.to_goal().idle_after_s
+        while (calls := await self._calls(self.service)) is None or calls.last_s is None or calls.last_s >= after_s:
+            await asyncio.sleep(ASLEEP_S)
+        self.decided_s = float("-inf")
+        self.wake()
 
     async def _converge(
         self, service: LLMService, rendering: Rendering, outcome: Outcome, sizes: Mapping[Pool, int]
     ) -> None:
-        watches = self.world.watches
-        deployments = self._engines(service)
-        old = rollout.names(rollout.outdated(rendering.revision, rendering.templates, deployments))
-        going = rollout.names(rollout.removable(rendering.revision, rendering.templates, deployments))
-        outcome.rolling_out = bool(old - going)
-        pools = await self._leaving(service, rendering, sizes)
-        outcome.held = {p.room.pool: p.held for p in pools}
+        watches, deployments = self.world.watches, self._engines(service)
+        revision, pods = rendering.revision, watches.of(POD, service.key)
+        outdated = rollout.names(rollout.outdated(revision, rendering.templates, deployments))
+        kept = outdated - rollout.names(rollout.removable(revision, rendering.templates, deployments))
+        swap = replace_revision.look(service, revision, sizes, deployments, kept, pods, self.world.clock())
+        outcome.rolling_out, outcome.replacement = bool(kept), swap
+        pools = [await leaving.look(self.world, room) for room in swap.rooms()]
+        outcome.drains = any(p.held for p in pools)
         wanted = children.render(
             service,
             self.world.settings,
             rendering,
             sizes,
-            held=outcome.held,
+            held={p.room.pool: p.held for p in pools if p.room.revision == revision},
+            rollout=swap.partial,
             pod_monitors=watches.exists(POD_MONITOR),
         )
-        await self.applier.converge(service, wanted, old - going, outcome.writes)
+        await self.applier.converge(service, wanted, kept, outcome.writes)
         for pool in pools:
+            if pool.room.successor:
+                old = rollout.of_room(deployments, pool.room.pool, pool.room.revision)
+                await self.applier.lower(old, pool.asked, outcome.writes)
             await leaving.carry_out(self.world, pool, self.teller.post_once, outcome.writes.refused)
 
     async def _tell(self, service: LLMService, outcome: Outcome) -> None:
         deployments = self._engines(service)
-        gpus = rollout.gpus(deployments, service.spec.engine.accelerator_resource)
         now_s, pods = self.world.clock(), self.world.watches.of(POD, service.key)
         bare, unready = observe_pods.waiting_routers(pods, now_s)
         facts = Facts(
@@ -234,14 +264,28 @@ class Keeper:
             router_ready=self._routers_ready(service),
             revision=outcome.revision,
             rolling_out=outcome.rolling_out,
-            rollout_gpus=gpus if outcome.rolling_out else None,
+            is_paused=outcome.replacement is not None and outcome.replacement.is_pause,
+            rollout_limit=outcome.replacement.limit if outcome.replacement else None,
             observation=self.decision.observation if self.decision else None,
             plan=self.decision.plan if self.decision else None,
             routers_bare=bare,
             routers_unready=unready,
+            trouble=await self._trouble(service, outcome, deployments),
             problem=outcome.problem,
         )
         await self.teller.tell(facts, outcome.writes.restored)
+
+    async def _trouble(
+        self, service: LLMService, outcome: Outcome, deployments: Sequence[Manifest]
+    ) -> tuple[str, str] | None:
+        """Of the pod that does not become Ready, with the last lines of its log."""
+        found = trouble.find(self.world.watches.of(POD, service.key), deployments, outcome.revision)
+        words = await self.last_words.of(service, found)
+        if found is None:
+            return None
+        earlier = rollout.serves(d for d in deployments if not rollout.is_current(d, outcome.revision or ""))
+        serves = earlier if outcome.rolling_out and found.revision == outcome.revision else None
+        return found.reason, trouble.sentence(found, words, earlier_serves=serves)
 
     def _engines(self, service: LLMService) -> list[Manifest]:
         return rollout.engines(self.world.watches.of(DEPLOYMENT, service.key))

@@ -32,6 +32,8 @@ ROLE_BINDING = Kind(api_version="rbac.authorization.k8s.io/v1", kind="RoleBindin
 SERVICE = Kind(api_version="v1", kind="Service", plural="services")
 DISRUPTION_BUDGET = Kind(api_version="policy/v1", kind="PodDisruptionBudget", plural="poddisruptionbudgets")
 POD_MONITOR = Kind(api_version="monitoring.coreos.com/v1", kind="PodMonitor", plural="podmonitors", optional=True)
+NETWORK_POLICY = Kind(api_version="networking.k8s.io/v1", kind="NetworkPolicy", plural="networkpolicies", optional=True)
+"""Optional as a right: whoever grants the operator's rights by hand may leave it out where none are asked for."""
 DEPLOYMENT = Kind(api_version="apps/v1", kind="Deployment", plural="deployments")
 
 CHILD_KINDS = (
@@ -40,6 +42,7 @@ CHILD_KINDS = (
     ROLE_BINDING,
     SERVICE,
     DISRUPTION_BUDGET,
+    NETWORK_POLICY,
     POD_MONITOR,
     DEPLOYMENT,
 )

@@ -26,13 +26,17 @@ ENDED = ("Succeeded", "Failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """One pool of the present revision. `size`: as decided now; `written`: what Kubernetes is asked for until now."""
+    """One pool of one revision. `size`: as decided now; `written`: what Kubernetes is asked for until now."""
 
     service: LLMService
     pool: Pool
     revision: str
     size: int
     written: int
+    others: frozenset[str] = frozenset()
+    """Revisions whose pods have a room of their own."""
+    successor: str = ""
+    """The revision for which these pods make room; empty: none."""
 
     @property
     def may_begin(self) -> bool:
@@ -52,6 +56,11 @@ class Leaving:
     pods: Mapping[str, Manifest] = field(default_factory=dict)
     now_s: float = 0.0
 
+    @property
+    def asked(self) -> int:
+        """Replicas to ask Kubernetes for."""
+        return self.room.size + self.held
+
 
 async def look(world: World, room: Room) -> Leaving:
     """Writes nothing. Without a pod that leaves or drains it asks nobody."""
@@ -61,7 +70,7 @@ async def look(world: World, room: Room) -> Leaving:
     marked = {name_of(p): p for p in alive if contract.ANNOTATION_DRAIN in annotations_of(p)}
     if not marked and not (room.may_begin and len(pods) > room.size):
         return Leaving(room=room)
-    occupants = await _occupants(world, pods, [p for p in everyone if _is_router(p)])
+    occupants = await _occupants(world, pods, [p for p in everyone if observe_work.is_router(p)])
     now_s, deadline_s = world.clock(), room.service.drain_deadline_s
     drains = draining.decide(occupants, room.size, may_begin=room.may_begin, now_s=now_s, deadline_s=deadline_s)
     drains = replace(drains, take_back=(*drains.take_back, *_strays(occupants, marked, drains)))
@@ -119,16 +128,16 @@ def _seconds(text: str | None) -> float | None:
         return None
 
 
+def is_alive(pod: Manifest) -> bool:
+    return not pod["metadata"].get("deletionTimestamp") and (pod.get("status") or {}).get("phase") not in ENDED
+
+
 def _lives_in(pod: Manifest, room: Room) -> bool:
-    """Of any revision."""
-    labels, status = labels_of(pod), pod.get("status") or {}
+    """Of its revision, or of one that nobody looks after."""
+    labels = labels_of(pod)
     wanted = (contract.COMPONENT_ENGINE, room.pool.value)
     is_here = (labels.get(contract.LABEL_COMPONENT), labels.get(contract.LABEL_POOL)) == wanted
-    return is_here and not pod["metadata"].get("deletionTimestamp") and status.get("phase") not in ENDED
-
-
-def _is_router(pod: Manifest) -> bool:
-    return labels_of(pod).get(contract.LABEL_COMPONENT) == contract.COMPONENT_ROUTER
+    return is_here and is_alive(pod) and labels.get(contract.LABEL_REVISION) not in room.others
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +163,10 @@ class _Writer:
 
     async def tell_begun(self, one: Occupant) -> None:
         """In every pass, for the one that marked it may have been killed then; the poster leaves out what it told."""
-        text = f"{self.room.pool} {one.name} drains, for {self.room.size} are enough: {_left(one)}"
+        why = f"makes room for revision {self.room.successor}"
+        if not self.room.successor:
+            why = f"for {self.room.size} are enough"
+        text = f"{self.room.pool} {one.name} drains, {why}: {_left(one)}"
         await self._tell(one, "DrainStarted", text, self._since(one))
 
     async def begin(self, one: Occupant) -> None:

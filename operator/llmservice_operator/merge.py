@@ -1,27 +1,40 @@
 """Merges the user's partial pod template into ours (design.md section 1). Pure; there is no strategic merge in Python.
 
 Containers, volumes and env by name, volumeMounts by mountPath; tolerations and imagePullSecrets appended; resources
-amount by amount; everything else replaced. What makes a pod one of ours always wins: labels, ports, probes, the hook
-and the time for leaving, the identity in env, the number of GPUs.
+amount by amount, securityContext field by field; everything else replaced. What makes a pod one of ours always wins:
+labels, ports, probes, the hook and the time for leaving, the identity in env, the number of GPUs. What a template may
+ask for at all says `pod_security.py`.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmservice_operator import template_shape
+from llmservice_operator import pod_security, template_shape
 from llmservice_operator.kinds import Manifest
+from llmservice_operator.pod_security import PodTemplate
 
 _BY_NAME = ("containers", "initContainers", "volumes", "env")
 _APPENDED = ("tolerations", "imagePullSecrets")
 _OURS_IN_CONTAINER = ("ports", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
 _OURS_IN_SPEC = ("terminationGracePeriodSeconds",)
+_BY_FIELD = ("resources", "limits", "requests", "securityContext")
 
 
-def merge_template(ours: Manifest, theirs: Manifest | None, identity: Sequence[Manifest], path: str) -> Manifest:
+def merge_template(
+    ours: Manifest, theirs: Manifest | None, identity: Sequence[Manifest], path: str, allowed: PodTemplate
+) -> Manifest:
     """`identity`: env of our container (the first) that nobody may change. `path`: where `theirs` stands."""
     if not theirs:
         return ours
     theirs = template_shape.read(theirs, path)
+    if allowed is PodTemplate.FULL:
+        return _merged(ours, theirs, identity)
+    pod_security.refuse(theirs, path)
+    merged = _merged(ours, theirs, identity)
+    return {**merged, "spec": pod_security.locked(merged["spec"])}
+
+
+def _merged(ours: Manifest, theirs: Manifest, identity: Sequence[Manifest]) -> Manifest:
     their_spec = _without(theirs.get("spec", {}), _OURS_IN_SPEC)
     container = ours["spec"]["containers"][0]
     spec = _merge_object(ours["spec"], _protected(their_spec, container))
@@ -56,7 +69,7 @@ def _merge_field(key: str, ours: Any, theirs: Any) -> Any:
         return _by_key(ours, theirs, "mountPath")
     if key in _APPENDED:
         return [*ours, *(item for item in theirs if item not in ours)]
-    if key in ("resources", "limits", "requests"):
+    if key in _BY_FIELD:
         return _merge_object(ours, theirs)
     return theirs
 

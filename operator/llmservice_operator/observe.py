@@ -4,12 +4,16 @@ One query per tick: raw samples of only the names needed. What cannot be read is
 is never a zero. Writes nothing.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from llmservice_core import metric_names as names
+from llmservice_core import replay
 from llmservice_core.model import Goal, Observation, PoolSeen
 from llmservice_core.observation import NAMES, ReadySince, nothing_known, observation
-from llmservice_core.samples import Series, Windows, scrape_gap_s, windows
+from llmservice_core.planner_memory import Memory
+from llmservice_core.samples import Series, scrape_gap_s, windows
+from llmservice_core.sources import one_source
 from llmservice_operator.observe_prometheus import Prometheus, PrometheusError
 
 NOBODY = ReadySince()
@@ -26,9 +30,10 @@ async def observe(
 ) -> Observation:
     """What is known of `service` ("<namespace>/<name>") at `now_s`; all but Prometheus' part comes from the cluster."""
     try:
-        series = await prometheus.range_vector(selector(service, windows(prometheus.gaps.get(service))))
+        found = await prometheus.range_vector(selector(service, windows(prometheus.gaps.get(service)).full_s))
     except PrometheusError as error:
         return nothing_known(goal, pools, start_up_s, now_s, str(error))
+    series = one_source(found)
     routers = [s for s in series if s.name == names.ARRIVALS]
     if not routers:
         return nothing_known(goal, pools, start_up_s, now_s, _absent(service, series, prometheus.url))
@@ -38,10 +43,30 @@ async def observe(
     return observation(goal, series, pools, start_up_s, now_s, gap_s, ready)
 
 
-def selector(service: str, w: Windows) -> str:
+async def remembered(
+    goal: Goal,
+    service: str,
+    prometheus: Prometheus,
+    pools: Sequence[PoolSeen],
+    start_up_s: float | None,
+    memory: Memory | None,
+    now_s: float,
+    since_s: float,
+) -> Memory | None:
+    """The memory with what it lacks since its last plan, from Prometheus' history; as it is where that has none."""
+    begin_s = replay.begin_s(goal, memory, start_up_s, now_s, since_s)
+    back_s = now_s - begin_s + windows(prometheus.gaps.get(service)).full_s
+    try:
+        series = one_source(await prometheus.range_vector(selector(service, back_s)))
+    except PrometheusError:
+        return memory
+    return await asyncio.to_thread(replay.replayed, goal, series, pools, start_up_s, memory, begin_s, now_s)
+
+
+def selector(service: str, back_s: float) -> str:
     """One range selector for everything."""
     quoted = service.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{{__name__=~"{"|".join(NAMES)}",{names.LLMSERVICE}="{quoted}"}}[{w.full_s:.0f}s]'
+    return f'{{__name__=~"{"|".join(NAMES)}",{names.LLMSERVICE}="{quoted}"}}[{back_s:.0f}s]'
 
 
 def _absent(service: str, series: Sequence[Series], url: str) -> str:

@@ -1,8 +1,8 @@
 """What pods and Deployments (plain dicts of the API) say about pool sizes and start-up times. Pure; reads no clock."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from llmservice_core import contract
 from llmservice_core.model import Pool, PoolSeen
@@ -12,6 +12,7 @@ from llmservice_core.samples import p90_start_up_s
 from llmservice_operator.child_engine import LOAD_S
 
 Manifest = Mapping[str, Any]
+Pod = TypeVar("Pod", bound=Mapping[str, Any])
 StartUps = Mapping[str, float]
 """Created-to-Ready seconds of engine pods that exist, by uid."""
 
@@ -40,6 +41,18 @@ def waiting_routers(pods: Sequence[Manifest], now_s: float) -> tuple[int, int]:
     bare = [p for p in late if _condition(p, "PodReadyToStartContainers").get("status") == "False"]
     run = [p for p in late if p not in bare and p.get("status", {}).get("phase") == "Running"]
     return len(bare), len(run)
+
+
+def is_ready(pod: Manifest) -> bool:
+    return _state(pod) == "ready"
+
+
+def unplaced(pods: Iterable[Pod], now_s: float, longer_than_s: float) -> list[Pod]:
+    """Those that have found no node for so long, also if they are to go since."""
+    alive = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
+    lost = [(p, c) for p in alive if (c := _condition(p, "PodScheduled")).get("reason") == "Unschedulable"]
+    since = [(p, _seconds(c.get("lastTransitionTime"))) for p, c in lost if c.get("status") == "False"]
+    return [pod for pod, since_s in since if since_s is not None and now_s - since_s > longer_than_s]
 
 
 def start_ups(pods: Sequence[Manifest], known: StartUps) -> StartUps:

@@ -25,7 +25,9 @@ class Prometheus:
     """One Prometheus server. Remembers nothing but the observed scrape gap per service (`gaps`), a hint for windows."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, timeout_s: float = TIMEOUT_S) -> None:
-        self.url = url.rstrip("/")
+        self._url = url.rstrip("/")
+        self.url = _without_user(self._url)
+        """As it is told to people: name and password in it are the administrator's, statuses are everybody's."""
         self.session = session
         self.timeout_s = timeout_s
         self.gaps: dict[str, float] = {}
@@ -40,7 +42,7 @@ class Prometheus:
     async def _post(self, form: Mapping[str, str]) -> bytes:
         timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         try:
-            async with self.session.post(f"{self.url}/api/v1/query", data=form, timeout=timeout) as answer:
+            async with self.session.post(f"{self._url}/api/v1/query", data=form, timeout=timeout) as answer:
                 body = await answer.read()
                 if answer.status >= 400:
                     raise PrometheusError(_refused(self.url, answer.status, body))
@@ -95,3 +97,9 @@ def _refused(url: str, status: int, body: bytes) -> str:
 
 def _error_text(answer: object) -> str:
     return str(answer.get("error", ""))[:200] if isinstance(answer, dict) else ""
+
+
+def _without_user(url: str) -> str:
+    """By text, for what aiohttp takes for no URL is told, too; an `@` in the path hides more than it must."""
+    scheme, slashes, rest = url.partition("//")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"

@@ -15,9 +15,17 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmservice_core import metric_names as names
-from llmservice_core.contract import PATH_FLEET, PORT_ENGINE_METRICS, PORT_ROUTER_METRICS
+from llmservice_core.contract import (
+    COMPONENT_ROUTER,
+    LABEL_COMPONENT,
+    PATH_CALLS,
+    PATH_FLEET,
+    PORT_ENGINE_METRICS,
+    PORT_ROUTER_METRICS,
+)
 from llmservice_core.draining import Work
-from llmservice_operator.kinds import Manifest, name_of
+from llmservice_core.model import Calls
+from llmservice_operator.kinds import Manifest, labels_of, name_of
 
 TIMEOUT_S = 2.0
 Fleet = Mapping[str, Mapping[str, Any]]
@@ -40,6 +48,10 @@ def is_running(pod: Manifest) -> bool:
     """A process is in it that may hold requests, also while the pod is being deleted."""
     containers = (pod.get("status") or {}).get("containerStatuses") or []
     return any((c.get("state") or {}).get("running") is not None for c in containers)
+
+
+def is_router(pod: Manifest) -> bool:
+    return labels_of(pod).get(LABEL_COMPONENT) == COMPONENT_ROUTER
 
 
 def is_started(pod: Manifest) -> bool:
@@ -95,6 +107,34 @@ async def _numbers(http: aiohttp.ClientSession, engine: Manifest) -> Numbers | N
     try:
         return None if text is None else parse_numbers(text)
     except ValueError:
+        return None
+
+
+async def calls(http: aiohttp.ClientSession, pods: Iterable[Manifest]) -> Calls | None:
+    """Of the routers among `pods` that run, taken together; None: there is none, or one did not answer."""
+    running = [p for p in pods if is_router(p) and is_running(p)]
+    texts = await asyncio.gather(*(_get(http, r, PORT_ROUTER_METRICS, PATH_CALLS) for r in running))
+    told = [_calls(text) for text in texts]
+    known = [c for c in told if c is not None]
+    if not known or len(known) < len(told):
+        return None
+    return Calls(
+        quiet_s=min(c.quiet_s for c in known),
+        last_s=min((c.last_s for c in known if c.last_s is not None), default=None),
+        waiting=sum(c.waiting for c in known),
+    )
+
+
+def _calls(text: str | None) -> Calls | None:
+    try:
+        found = json.loads(text or "")
+        last_s = found["last_s"]
+        return Calls(
+            quiet_s=float(found["quiet_s"]),
+            last_s=None if last_s is None else float(last_s),
+            waiting=int(found["waiting"]),
+        )
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from llmservice_api.resource import LLMService
 from llmservice_core.contract import COMPONENT_ENGINE, COMPONENT_ROUTER, LABEL_COMPONENT, LABEL_POOL, LABEL_REVISION
 from llmservice_core.model import Mode, Pool
-from llmservice_operator.child_parts import ANNOTATION_HELD, ANNOTATION_REPLICAS
+from llmservice_operator.child_parts import ANNOTATION_HELD, ANNOTATION_REPLICAS, ANNOTATION_ROLLOUT
 from llmservice_operator.kinds import Manifest, annotations_of, labels_of, name_of
 
 Sizes = Mapping[Pool, int]
@@ -41,7 +41,7 @@ def written(pool: Pool, revision: str, deployments: Iterable[Manifest]) -> int:
 
     What a stranger scaled up beyond them is put back at once, not drained.
     """
-    found = [d for d in deployments if _pool(d) is pool and is_current(d, revision)]
+    found = [d for d in deployments if pool_of(d) is pool and is_current(d, revision)]
     if not found:
         return 0
     replicas, notes = int(found[0]["spec"].get("replicas", 1)), annotations_of(found[0])
@@ -65,24 +65,45 @@ def removable(revision: str, pools: Iterable[Pool], deployments: Sequence[Manife
     serves, whatever has Ready pods stays, too.
     """
     wanted, old = set(pools), outdated(revision, pools, deployments)
-    current = {_pool(d): d for d in deployments if is_current(d, revision)}
+    current = {pool_of(d): d for d in deployments if is_current(d, revision)}
     if all(pool in current and _is_complete(current[pool]) for pool in wanted):
         return old
     proven = [group for group in _by_age(deployments) if _was_complete(group)]
     kept = next((group for group in proven if group[0] in old), [])
-    if not any(_serves(group) for group in proven):
+    if not any(serves(group) for group in proven):
         kept = kept + [d for d in old if _ready(d)]
     return [d for d in old if d not in kept]
 
 
 def outdated(revision: str, pools: Iterable[Pool], deployments: Sequence[Manifest]) -> list[Manifest]:
     wanted = set(pools)
-    return [d for d in deployments if not is_current(d, revision) or _pool(d) not in wanted]
+    return [d for d in deployments if not is_current(d, revision) or pool_of(d) not in wanted]
 
 
-def gpus(deployments: Iterable[Manifest], resource: str) -> int:
-    """What they ask for, each by its own template: another revision may have had other engines."""
-    return sum(int(d["spec"].get("replicas", 1)) * _gpus_of_one(d, resource) for d in deployments)
+def serves(group: Iterable[Manifest]) -> bool:
+    return _covers([d for d in group if _ready(d)])
+
+
+def pool_of(item: Manifest) -> Pool | None:
+    value = labels_of(item).get(LABEL_POOL)
+    return Pool(value) if value in {pool.value for pool in Pool} else None
+
+
+def gpus_of(pod: Manifest, resource: str) -> int:
+    """By the spec of a pod or of a template: another revision may have had other engines."""
+    return int(((pod["containers"][0].get("resources") or {}).get("limits") or {}).get(resource, 0))
+
+
+def of_room(deployments: Iterable[Manifest], pool: Pool, revision: str) -> Manifest:
+    return next(d for d in deployments if pool_of(d) is pool and is_current(d, revision))
+
+
+def replicas_of(deployment: Manifest) -> int:
+    return int(deployment["spec"].get("replicas", 1))
+
+
+def created(deployment: Manifest) -> str:
+    return str(deployment["metadata"].get("creationTimestamp", ""))
 
 
 def names(deployments: Iterable[Manifest]) -> set[str]:
@@ -92,15 +113,15 @@ def names(deployments: Iterable[Manifest]) -> set[str]:
 def _decided(pool: Pool, revision: str, deployments: Sequence[Manifest], mode: Mode) -> int | None:
     """From the current Deployment, else from the newest earlier one."""
     of_pool = sorted(
-        (d for d in deployments if _pool(d) is pool),
-        key=lambda d: (is_current(d, revision), _created(d)),
+        (d for d in deployments if pool_of(d) is pool),
+        key=lambda d: (is_current(d, revision), created(d)),
     )
     if not of_pool:
         return None
-    written = int(of_pool[-1]["spec"].get("replicas", 1))
-    if mode is not Mode.AUTO:
+    written, notes = replicas_of(of_pool[-1]), annotations_of(of_pool[-1])
+    if mode is not Mode.AUTO and ANNOTATION_ROLLOUT not in notes:
         return written
-    noted = annotations_of(of_pool[-1]).get(ANNOTATION_REPLICAS, "")
+    noted = notes.get(ANNOTATION_REPLICAS, "")
     return int(noted) if noted.isdigit() else written
 
 
@@ -108,26 +129,12 @@ def _first(*sizes: int | None) -> int:
     return next(size for size in sizes if size is not None)
 
 
-def _pool(deployment: Manifest) -> Pool | None:
-    value = labels_of(deployment).get(LABEL_POOL)
-    return Pool(value) if value in {pool.value for pool in Pool} else None
-
-
-def _gpus_of_one(deployment: Manifest, resource: str) -> int:
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
-    return int(((container.get("resources") or {}).get("limits") or {}).get(resource, 0))
-
-
 def _by_age(deployments: Iterable[Manifest]) -> list[list[Manifest]]:
     """By revision, the newest first."""
     groups: dict[str, list[Manifest]] = {}
     for deployment in deployments:
         groups.setdefault(labels_of(deployment).get(LABEL_REVISION, ""), []).append(deployment)
-    return sorted(groups.values(), key=lambda group: max(map(_created, group)), reverse=True)
-
-
-def _created(deployment: Manifest) -> str:
-    return str(deployment["metadata"].get("creationTimestamp", ""))
+    return sorted(groups.values(), key=lambda group: max(map(created, group)), reverse=True)
 
 
 def _was_complete(group: Sequence[Manifest]) -> bool:
@@ -135,13 +142,9 @@ def _was_complete(group: Sequence[Manifest]) -> bool:
     return _covers(group) and all(_progress(d) == "NewReplicaSetAvailable" for d in group)
 
 
-def _serves(group: Sequence[Manifest]) -> bool:
-    return _covers([d for d in group if _ready(d)])
-
-
 def _covers(group: Iterable[Manifest]) -> bool:
     """Enough pools for a request: routers never pair pods of two revisions."""
-    found = {_pool(d) for d in group}
+    found = {pool_of(d) for d in group}
     return Pool.MIXED in found or {Pool.PREFILL, Pool.DECODE} <= found
 
 
@@ -157,4 +160,10 @@ def _ready(deployment: Manifest) -> int:
 def _is_complete(deployment: Manifest) -> bool:
     status = deployment.get("status") or {}
     seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
-    return bool(seen and _ready(deployment) >= max(1, deployment["spec"].get("replicas", 1)))
+    return bool(seen and _ready(deployment) >= _wanted(deployment))
+
+
+def _wanted(deployment: Manifest) -> int:
+    """As decided: fewer may be asked for while an earlier revision holds GPUs, and none of a service that sleeps."""
+    noted = annotations_of(deployment).get(ANNOTATION_REPLICAS, "")
+    return int(noted) if noted.isdigit() else max(1, replicas_of(deployment))

@@ -3,12 +3,28 @@
 Nothing here changes while the operator runs, and nothing about one service stands here.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llmservice_core.contract import PORT_OPERATOR
+from llmservice_operator.pod_security import PodTemplate
 
 PREFIX = "LLMSERVICE_"
+Peer = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """Who may reach the pods of a service, each as a NetworkPolicyPeer: podSelector, namespaceSelector, ipBlock."""
+
+    clients: tuple[Peer, ...] = ()
+    """Of the OpenAI API. None named: everybody."""
+    prometheus: tuple[Peer, ...] = ()
+    """Of the metrics ports. None named: everybody; vLLM's own metrics are on the port of its API."""
+    operator: tuple[Peer, ...] = ()
+    """Of the metrics ports of engines and routers, which it asks while a pod drains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +41,10 @@ class Settings:
     """LLMSERVICE_HTTP_PORT: /healthz and /metrics. 0 takes a free port (tests)."""
     log_level: str = "info"
     """LLMSERVICE_LOG_LEVEL: debug, info, warning, error."""
+    pod_template: PodTemplate = PodTemplate.RESTRICTED
+    """LLMSERVICE_POD_TEMPLATE: what templates in LLMServices may ask for. Full: all that the API server lets in."""
+    network: Peers | None = None
+    """LLMSERVICE_NETWORK_POLICIES: the fields of Peers as JSON. Unset: no NetworkPolicies are made."""
 
 
 def read(environment: Mapping[str, str]) -> Settings:
@@ -39,4 +59,12 @@ def read(environment: Mapping[str, str]) -> Settings:
         prometheus_url=text("PROMETHEUS_URL"),
         port=int(text("HTTP_PORT", str(PORT_OPERATOR))),
         log_level=text("LOG_LEVEL", "info").lower(),
+        pod_template=PodTemplate(text("POD_TEMPLATE", PodTemplate.RESTRICTED)),
+        network=_peers(text("NETWORK_POLICIES")),
     )
+
+
+def _peers(said: str) -> Peers | None:
+    if not said:
+        return None
+    return Peers(**{name: tuple(peers or ()) for name, peers in json.loads(said).items()})

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from llmservice_api.status import HISTORY_LENGTH, MEMORY_LENGTH, Change, Status
 from llmservice_core.model import Mode, Pool
 from llmservice_core.planner_memory import Memory
-from llmservice_operator import events, status
+from llmservice_operator import conditions, events, status
 from llmservice_operator.apply import Restored
 from llmservice_operator.errors import Exists, Gone, OperatorError, ServiceGone
 from llmservice_operator.facts import Facts
@@ -33,7 +33,6 @@ class Teller:
     memory: Memory | None = field(init=False)
     history: list[Change] = field(init=False)
     told: Mapping[Pool, int] = field(init=False)
-    rollout_told: str | None = None
     written_s: float = float("-inf")
     _once: set[str] = field(default_factory=set)
 
@@ -52,7 +51,7 @@ class Teller:
             log.info("%s: %s %s was %s by somebody else: put back", facts.service.key, one.kind, one.name, one.what)
             await self.post(events.restored(facts.service, one, facts.now_s))
         await self._tell_change(facts)
-        await self._tell_rollout(facts)
+        await self._tell_pause(facts)
         await self._show(facts)
 
     async def _tell_change(self, facts: Facts) -> None:
@@ -69,12 +68,10 @@ class Teller:
             self.history = [*self.history, change][-HISTORY_LENGTH:]
         self.told = dict(sizes)
 
-    async def _tell_rollout(self, facts: Facts) -> None:
-        gpus, budget, revision = facts.rollout_gpus, facts.service.spec.scaling.gpu_budget, facts.revision
-        if gpus is None or budget is None or revision is None or gpus <= budget or self.rollout_told == revision:
-            return
-        await self.post(events.over_budget(facts.service, revision, gpus, budget, facts.now_s))
-        self.rollout_told = revision
+    async def _tell_pause(self, facts: Facts) -> None:
+        if facts.is_paused and facts.rolling_out and facts.revision is not None:
+            text = conditions.progressing(facts)[2]
+            await self.post_once(events.paused(facts.service, facts.revision, text, facts.now_s))
 
     async def _show(self, facts: Facts) -> None:
         new = status.build(self.shown or Status(), facts, self.history, self._memory_text())

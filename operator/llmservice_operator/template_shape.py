@@ -34,6 +34,7 @@ def read(template: Manifest, path: str) -> Manifest:
 
 
 def _pod(spec: Manifest, path: str) -> None:
+    _object(spec, "securityContext", path, "an object, for example {fsGroup: 1000}")
     for field in ("volumes", "tolerations", "imagePullSecrets"):
         _items(spec, field, path)
     for field in ("containers", "initContainers"):
@@ -44,6 +45,7 @@ def _pod(spec: Manifest, path: str) -> None:
 def _container(container: Manifest, path: str) -> None:
     for field in ("env", "volumeMounts"):
         _items(container, field, path)
+    _object(container, "securityContext", path, "an object, for example {runAsUser: 1000}")
     resources = _object(container, "resources", path, "an object with limits and requests")
     for part in ("limits", "requests"):
         _object(resources, part, f"{path}.resources", "an object of amounts, for example {memory: 64Gi}")

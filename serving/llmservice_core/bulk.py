@@ -22,6 +22,10 @@ class Bulk:
     decode_margin: float = 1.1
     most_candidates: int = 64
     """So many waiting prompts are looked at for one that fits."""
+    strict_first: bool = True
+    """Prompts of stricter TBT targets before shorter ones of others."""
+    late_last: bool = True
+    """Prompts that can no longer meet their TTFT behind all that can."""
     guard_s: float = 60.0
     """A prompt that first-come order would have started so long ago goes before all others: a promise, not a gain."""
 

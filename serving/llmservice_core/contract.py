@@ -78,6 +78,13 @@ PATH_LEAVE: Final = "/leave"
 """Of the engine exporter: answers when the engine has nothing left to do, or after `?within=` seconds."""
 PATH_FLEET: Final = "/fleet"
 """Of the router's metrics port: engines with their state and this router's requests on them, as JSON."""
+PATH_CALLS: Final = "/calls"
+"""Of the router's metrics port: since when it has had no request, and how many wait, as JSON."""
+
+CONDITION_ASLEEP: Final = "Asleep"
+CONDITION_PROGRESSING: Final = "Progressing"
+REASON_ROLLOUT_PAUSE: Final = "RolloutPause"
+"""Of Progressing: no engine serves until the new revision does."""
 
 
 def target_label(target_s: float) -> str:

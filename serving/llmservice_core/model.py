@@ -37,6 +37,8 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     STABILIZING = "Stabilizing"
     WARMING_UP = "WarmingUp"
+    SCALED_TO_ZERO = "ScaledToZero"
+    WAKING = "Waking"
     MANUAL = "Manual"
 
 
@@ -83,6 +85,13 @@ class Goal:
     target_load: float
     stabilization_s: float | None
     """None: auto, the observed start-up time."""
+    idle_after_s: float = 300.0
+    """How long no request must have come before pools whose minimum is 0 are all put to sleep."""
+
+    @property
+    def may_sleep(self) -> bool:
+        """All or none: a pool without the other one serves nobody."""
+        return all(p.min_replicas == 0 for p in self.pools)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +172,18 @@ class PoolSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """What the routers of a service say at this very moment, all that run taken together."""
+
+    quiet_s: float
+    """For how long none of them has had a request; a router knows nothing of the time before its own start."""
+    last_s: float | None
+    """Since a request last came or ended, 0 while one is open; None: none came since they started."""
+    waiting: int
+    """Requests that no engine has taken yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """Everything one decision may know. `newest_sample_s` is the time of the newest scraped sample, None if none."""
 
@@ -182,6 +203,8 @@ class Observation:
     """Why metrics are missing, in words for a person: the sentence of condition MetricsAvailable."""
     unscraped_routers: int = 0
     """Routers that have been Ready for long enough and still have no sample: arrivals lack theirs."""
+    calls: Calls | None = None
+    """None: not asked, or a router that runs did not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """One decision: what was asked for and what was seen in, sizes with reasons out. Pure; the clock is an argument.
 
-    stale? -> demand -> capacity -> size (RAD) -> backlog -> feedback -> unknown? -> stabilise -> limits
+    stale? -> demand -> capacity -> size (RAD) -> backlog -> feedback -> unknown? -> sleep? -> stabilise -> limits
 
 Each step leaves its name, the sizes it wished and a sentence in the plan. docs/planner.md has the formulas.
 """
@@ -19,6 +19,7 @@ from llmservice_core.planner_forecast import Errors, continued, learned_errors
 from llmservice_core.planner_limits import Fitted, Wish, fit
 from llmservice_core.planner_memory import Memory, remember
 from llmservice_core.planner_record import capacity_of, inputs_of, load_of, overall, pool_plan
+from llmservice_core.planner_sleep import SLEEP, rest
 from llmservice_core.planner_steps import feedback, is_settled, learned_margin, size, work_of
 
 STALE_INTERVALS = 3.0
@@ -48,8 +49,10 @@ def plan(
     """The sizes for now, and what to remember. Applied and asked again with the same facts, it changes nothing."""
     now = observation.time_s if now_s is None else now_s
     known = _continued(goal, observation, memory, now)
-    facts = _facts(goal, observation, known, now, settings)
+    observation = replace(observation, start_up_s=observation.start_up_s or known.start_up_s)
     unreadable = _unreadable(goal, observation, now)
+    resting = rest(goal, observation, is_readable=unreadable is None)
+    facts = _facts(resting.goal, observation, known, now, settings)
     steps: list[Step] = []
     drafts = _present(facts)
     if unreadable is not None:
@@ -59,10 +62,14 @@ def plan(
     else:
         steps.append(_step("stale", drafts, f"newest sample {now - (observation.newest_sample_s or now):.0f} s old"))
         drafts = _wish(facts, drafts, steps)
-    settled = {p.pool: _stabilise(facts, p, drafts[p.pool]) for p in goal.pools}
+    if resting.why:
+        resting = resting.if_known(drafts)
+        facts, drafts = replace(facts, goal=resting.goal), resting.drafts(drafts)
+        steps.append(_step(SLEEP, drafts, resting.why))
+    settled = {p.pool: _stabilise(facts, p, drafts[p.pool]) for p in facts.goal.pools}
     steps.append(_settled_step(settled))
     fitted = _fit(facts, drafts, settled)
-    steps.append(_limits_step(goal, fitted))
+    steps.append(_limits_step(facts.goal, fitted))
     return _result(facts, drafts, settled, fitted, tuple(steps)), _remembered(
         facts, drafts, settled, unreadable is None
     )
@@ -81,6 +88,7 @@ def _continued(goal: Goal, observation: Observation, memory: Memory | None, now_
     """The memory; its history begins anew when nobody planned for longer than the window that history must fill."""
     if memory is None:
         return Memory(started_s=now_s, updated_s=now_s)
+    memory = memory.until(now_s)
     longest_s = stabilization_s(goal, observation) + STALE_INTERVALS * goal.interval_s
     return memory if now_s - memory.updated_s <= longest_s else replace(memory, started_s=now_s)
 
@@ -172,7 +180,8 @@ def _stabilise(facts: Facts, goal: PoolGoal, draft: Draft) -> Stabilised:
     window_s = stabilization_s(facts.goal, facts.seen)
     recent = remember(facts.memory.wants.get(goal.pool, ()), facts.now_s, wanted, window_s)
     replicas = max(n for _, n in recent)
-    if wanted >= desired or not facts.settings.stabilise:
+    is_put_to_sleep = draft.driver is Reason.SCALED_TO_ZERO  # after a time of its own
+    if wanted >= desired or is_put_to_sleep or not facts.settings.stabilise:
         return Stabilised(replicas=wanted, wanted=wanted)
     age_s = facts.now_s - facts.memory.started_s
     if age_s < window_s:
@@ -224,6 +233,7 @@ def _remembered(facts: Facts, drafts: Drafts, settled: Mapping[Pool, Stabilised]
         unsettled_s={p: t for p in facts.pools if (t := _unsettled_s(facts, p, drafts[p])) is not None},
         past={**before.past, **past},
         errors={p: e for p, e in facts.errors.items() if e.count > 0.0} if is_readable else before.errors,
+        start_up_s=facts.seen.start_up_s,
     )
 
 

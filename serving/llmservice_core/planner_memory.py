@@ -33,10 +33,20 @@ class Memory:
     past: Mapping[Pool, Past] = field(default_factory=dict)
     """Work of the last minutes: what the trend and the errors of forecasts are seen from."""
     errors: Mapping[Pool, Errors] = field(default_factory=dict)
+    start_up_s: float | None = None
+    """As observed last: a service that sleeps has no pods to see it from."""
 
     def without_capacity(self) -> "Memory":
         """For another model, image or GPU: the coefficients, the margins and the work in replicas no longer hold."""
         return replace(self, margins={}, learned={}, past={})
+
+    def until(self, now_s: float) -> "Memory":
+        """As of now where its times are still to come: the clock was ahead when they were written. Its history begins
+        anew, and what it wanted then is in no window of now."""
+        if self.updated_s <= now_s:
+            return self
+        early = {p: min(t, now_s) for p, t in self.unsettled_s.items()}
+        return replace(self, started_s=min(self.started_s, now_s), updated_s=now_s, unsettled_s=early)
 
     def to_json(self) -> str:
         return json.dumps(
@@ -50,6 +60,7 @@ class Memory:
                 "unsettled": {p: _short(t) for p, t in self.unsettled_s.items()},
                 "past": {p: [[_short(t), _short(u)] for t, u in rows] for p, rows in self.past.items()},
                 "errors": {p: [_short(e.squares), _short(e.count)] for p, e in self.errors.items()},
+                "start_up": _short(self.start_up_s),
             },
             separators=(",", ":"),
             sort_keys=True,
@@ -81,6 +92,7 @@ def _from(data: Any) -> Memory | None:
         unsettled_s={Pool(p): float(t) for p, t in data["unsettled"].items()},
         past={Pool(p): tuple((float(t), float(u)) for t, u in rows) for p, rows in data.get("past", {}).items()},
         errors={Pool(p): Errors(squares=float(s), count=float(n)) for p, (s, n) in data.get("errors", {}).items()},
+        start_up_s=None if (seconds := data.get("start_up")) is None else float(seconds),
     )
 
 

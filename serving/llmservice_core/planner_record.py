@@ -6,6 +6,8 @@ from llmservice_core.model import Pool, PoolGoal, PoolPlan, PoolSeen, Reason
 from llmservice_core.planner_facts import Draft, Facts
 
 IMPORTANCE = (
+    Reason.WAKING,
+    Reason.SCALED_TO_ZERO,
     Reason.METRICS_MISSING,
     Reason.METRICS_STALE,
     Reason.UNSCHEDULABLE,
@@ -99,6 +101,8 @@ def _reason(
     held: tuple[Reason, str] | None,
     budget_text: str,
 ) -> tuple[Reason, str]:
+    if draft.driver is Reason.SCALED_TO_ZERO:
+        return draft.driver, draft.why
     if wanted > replicas:
         return _limited(goal, seen, draft, replicas, wanted, budget_text)
     if draft.is_held and draft.driver is not Reason.BACKLOG:

@@ -62,20 +62,25 @@ class Scene:
 
 
 class Plus(Plain):
-    late_last = True
     plans_width = True
+    late_last: bool
     guard_s: float | None
 
     def __init__(self, bulk: Bulk | None = None, *, name: str = "slai-plus") -> None:
         self.name = name
         self.bulk = bulk or Bulk()
-        self.guard_s = self.bulk.guard_s
+        self.late_last, self.guard_s = self.bulk.late_last, self.bulk.guard_s
         self.pace = Pace()
         self.until_known = Slai()
         self._is_known = False
 
     def queue_key(self, task: Task) -> tuple[float, ...]:
-        return (math.inf if task.tbt_s is None else task.tbt_s, task.known, task.arrival_s)
+        return (self._strictness(task), task.known, task.arrival_s)
+
+    def _strictness(self, task: Task) -> float:
+        if not self.bulk.strict_first:
+            return 0.0
+        return math.inf if task.tbt_s is None else task.tbt_s
 
     def served(self, tasks: Sequence[Task], *, now_s: float, kv_usage: float) -> None:
         if not self._is_known:
@@ -115,18 +120,26 @@ class Plus(Plain):
         every = self._group(view.decodes)
         every_s = step_s(_work((), every))
         sit_out_s = step_s(Work(new_tokens=self.bulk.widest, chunks=1)) + self.bulk.decode_margin * every_s
-        tight = {tbt_s for tbt_s in {d.tbt_s for d in view.decodes} if self._is_tight(tbt_s, sit_out_s)}
-        strict = [d for d in view.decodes if d.tbt_s in tight] if tight else []
-        relaxed = [d for d in view.decodes if d.tbt_s not in tight] if tight else view.decodes
+        strict, relaxed = self._split(view.decodes, sit_out_s)
         return Scene(
             view=view,
             step_s=step_s,
             every=every,
-            strict=self._group(strict) if len(strict) < len(view.decodes) else every,
+            strict=self._group(strict) if relaxed else every,
             relaxed=self._group(relaxed) if strict else every,
             every_s=every_s,
             sit_out_s=sit_out_s,
         )
+
+    def _split(self, decodes: Sequence[Task], sit_out_s: float) -> tuple[Sequence[Task], Sequence[Task]]:
+        """Those whose target is strict, and the rest. Mostly all are of one kind, and nothing is copied."""
+        targets = {d.tbt_s for d in decodes}
+        tight = {tbt_s for tbt_s in targets if self._is_tight(tbt_s, sit_out_s)}
+        if not tight:
+            return (), decodes
+        if len(tight) == len(targets):
+            return decodes, ()
+        return [d for d in decodes if d.tbt_s in tight], [d for d in decodes if d.tbt_s not in tight]
 
     def _group(self, tasks: Sequence[Task]) -> Group:
         kv, due_s, aim = 0, math.inf, self.bulk.aim
@@ -168,9 +181,8 @@ class Plus(Plain):
         lead = (not p.produced, p.priority)  # with tokens already: it lost its cache while its client watches a stream
         if p.is_overdue:
             return (*lead, OVERDUE, p.arrival_s)
-        is_late = p.ttft_s is not None and now_s > p.arrival_s + p.ttft_s
-        strictness = math.inf if p.tbt_s is None else p.tbt_s
-        return (*lead, LATE if is_late else ON_TIME, strictness, p.remaining, p.arrival_s)
+        is_late = self.late_last and p.ttft_s is not None and now_s > p.arrival_s + p.ttft_s
+        return (*lead, LATE if is_late else ON_TIME, self._strictness(p), p.remaining, p.arrival_s)
 
     def _admissible(self, scene: Scene, candidates: Sequence[Task]) -> list[Task]:
         """Whole prompts that fit beside what is kept for shorter ones. One that does not is passed over, unless it is

@@ -31,6 +31,7 @@ class Driver:
         self.later: list[tuple[Any, int]] = []
         """Requests hidden from vLLM's own loop, with the tokens that they may get of what budget is left."""
         self.hidden: list[Any] = []
+        self._started: list[Any] = []
         self.budget = 0
         """Most tokens of the step, those of `later` included."""
         self._settings, self._seats, self._tile_tokens = settings, seats, tile_tokens
@@ -60,6 +61,7 @@ class Driver:
         """One block of the cache is vLLM's own."""
         decodes: list[Task] = []
         started: list[Task] = []
+        self._started = []
         seats = self._seats.by_id
         for r in scheduler.running:
             seat = seats[r.request_id]
@@ -68,6 +70,7 @@ class Driver:
             if r.is_prefill_chunk:
                 seat.computed = r.num_computed_tokens
                 started.append(seat)
+                self._started.append(r)
             else:
                 decodes.append(seat)
         block, step_s = scheduler.block_size, self.times.believed
@@ -100,7 +103,7 @@ class Driver:
         chunks = [(_seat(task), n) for task, n in plan.chunks]
         going_on = [(seat.request, n) for seat, n in chunks if seat.is_started]
         new = [(seat, n) for seat, n in chunks if not seat.is_started]
-        started = [r for r in scheduler.running if r.is_prefill_chunk]
+        started = self._started
         # A plan does not count with requests whose KV comes from elsewhere: those whose KV is there come before all in
         # vLLM's loop, and without a token of budget nobody is looked at, so that no transfer would ever begin.
         arrived = sum(max(1, r.num_tokens - r.num_computed_tokens) for r in scheduler.kv_holding_waiting)

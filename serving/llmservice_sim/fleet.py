@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from zlib import crc32
 
@@ -35,6 +36,8 @@ from llmservice_sim.laws import Law, View
 Progress = Callable[[float, int, int], None]
 """Virtual seconds, requests ended, requests in all."""
 ROUTER = "router-0"
+ASLEEP_S = 1.0
+"""How often the operator asks the routers of a service that sleeps whether a request came."""
 
 
 class Fleet:
@@ -59,6 +62,7 @@ class Fleet:
         self._last_plan: Plan | None = None
         self._scraped: set[str] = set()
         self._arrived = 0
+        self._is_called = False
 
     def _make(
         self, scenario: Scenario, pods: random.Random, steps: random.Random
@@ -95,6 +99,9 @@ class Fleet:
         self._arrived += 1
         self._next_arrival(take)
         self._router.arrive(request)
+        if self._goal.may_sleep and not self._is_called and not any(self._cluster.desired.values()):
+            self._is_called = True
+            self._agenda.after(ASLEEP_S, self._decide)
 
     # What the parts tell each other
 
@@ -173,7 +180,14 @@ class Fleet:
         return self._cluster.ready_since()
 
     def _tick(self) -> None:
+        self._decide()
+        self._agenda.after(self._goal.interval_s, self._tick)
+
+    def _decide(self) -> None:
+        self._is_called = False
         before, seen = dict(self._cluster.desired), self.observe()
+        if self._goal.may_sleep:
+            seen = replace(seen, calls=self._router.calls())
         sizing = self._law.decide(self._view(seen))
         self._last_plan = sizing.plan or self._last_plan
         self._remember(seen)
@@ -185,7 +199,6 @@ class Fleet:
                 )
             )
             self._cluster.resize(sizing.sizes)
-        self._agenda.after(self._goal.interval_s, self._tick)
 
     def _view(self, seen: Observation) -> View:
         return View(

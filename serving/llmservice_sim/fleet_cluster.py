@@ -4,6 +4,7 @@ and leave. It decides nothing about sizes."""
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -41,7 +42,8 @@ class Cluster:
         self.desired: dict[Pool, int] = {}
         self._gpus = {p.pool: p.gpus_per_replica for p in scenario.goal.pools}
         self._count = 0
-        self._start_ups: list[tuple[float, float]] = []
+        self._start_ups: list[tuple[float, float]] = [(0.0, s) for s in scenario.start_up.known]
+        self._drawn: Counter[Pool] = Counter()
 
     def begin(self) -> None:
         """The replicas that were Ready before the first request came."""
@@ -80,7 +82,15 @@ class Cluster:
 
     def _new_process(self, pod: Pod) -> Process:
         replica = self._scenario.replica
-        engine = engine_of(self._scenario.policy, replica.limits, replica.step_time)
+        scenario = self._scenario
+        engine = engine_of(
+            scenario.policy,
+            replica.limits,
+            replica.step_time,
+            replica.tile_tokens,
+            replica.token_budget,
+            scenario.policy_settings,
+        )
         return Process(engine, EngineCounters(self._scenario.goal.classes, replica, pod.live))
 
     def _schedule(self) -> None:
@@ -100,7 +110,9 @@ class Cluster:
 
     def _start(self, pod: Pod) -> None:
         pod.starts += 1
-        seconds = self._scenario.start_up.draw(self._rng)
+        number = self._drawn[pod.pool]
+        self._drawn[pod.pool] += 1
+        seconds = self._scenario.start_up.draw(self._rng, pod.pool, number)
         self._agenda.after(seconds, partial(self._ready, pod, pod.starts))
 
     def _ready(self, pod: Pod, start: int | None) -> None:

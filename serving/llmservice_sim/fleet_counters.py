@@ -14,7 +14,7 @@ from llmservice_core.metric_names import FEATURES, KINDS
 from llmservice_core.model import Pool, ServiceClass
 from llmservice_core.samples import Series
 from llmservice_core.step_sums import PAIRS, KindSums, features, kind_of
-from llmservice_sim.fleet_settings import TILE_TOKENS, Replica
+from llmservice_sim.fleet_settings import Replica
 
 Row = tuple[str, dict[str, str]]
 """Name and labels of a series."""
@@ -65,14 +65,15 @@ class EngineCounters:
 
     def __init__(self, classes: Sequence[ServiceClass], replica: Replica, live: Callable[[], Sequence[int]]) -> None:
         limits = replica.limits
-        self._limits = (replica.kv_tokens, limits.max_batched_tokens, limits.max_seqs, TILE_TOKENS)
+        self._limits = (replica.kv_tokens, limits.max_batched_tokens, limits.max_seqs, replica.tile_tokens)
+        self._tile_tokens = replica.tile_tokens
         self._live = live
         self.kinds = {kind: KindSums() for kind in KINDS}
         self.gaps = {c.name: [0, 0] for c in classes}
         """Of each class, token gaps and those within target."""
 
     def step(self, work: Work, seconds: float) -> None:
-        self.kinds[kind_of(work)].add(features(work, TILE_TOKENS), seconds)
+        self.kinds[kind_of(work)].add(features(work, self._tile_tokens), seconds)
 
     def values(self) -> list[float]:
         waiting, prefills, decodes = self._live()

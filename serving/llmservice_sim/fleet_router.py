@@ -14,6 +14,7 @@ from typing import Any
 
 from llmservice_core import metric_names as names
 from llmservice_core.line import Line, Waiter
+from llmservice_core.model import Calls
 from llmservice_core.picking import UNBOUNDED
 from llmservice_core.routing import Predictor, Route, RouteReason, choose, decode_instead
 from llmservice_sim.fleet_agenda import Agenda
@@ -48,6 +49,10 @@ class Router:
         self._prefill: dict[Request, Pod] = {}
         self._decode: dict[Request, Pod] = {}
         """Where requests are, or have a place reserved."""
+        self._open = 0
+        self._asked_s: float | None = None
+        may_sleep = scenario.goal.may_sleep
+        self._patience_s = scenario.wait_for_start_s if may_sleep else scenario.wait_for_engine_s
 
     def arrive(self, request: Request) -> None:
         name = request.service_class.name
@@ -55,10 +60,19 @@ class Router:
         if request.asked.prompt_tokens + request.asked.output_tokens > self._scenario.context_tokens:
             self._end(request, Outcome.REFUSED)
             return
+        self._open += 1
         request.predicted_output = self._predictor.output(name, None)
         self._prompt_waits(request, True)
         self._agenda.after(request.service_class.ttft.target_s, partial(self._judge, request, False))
         self._wait(request)
+
+    def calls(self) -> Calls:
+        """What the operator would be told: nothing waits for its answer here, so it is as of now."""
+        now_s = self._agenda.now_s
+        last_s = None if self._asked_s is None else now_s - self._asked_s
+        if self._open:
+            last_s = 0.0
+        return Calls(quiet_s=now_s if last_s is None else last_s, last_s=last_s, waiting=len(self._waiting))
 
     def fleet_changed(self) -> None:
         """Pods came or went."""
@@ -82,7 +96,12 @@ class Router:
         """Sends on whose turn it is, while an engine has room."""
         while (waiter := self._line.first(self._agenda.now_s)) is not None:
             room = UNBOUNDED if waiter.is_charged else self._scenario.room
-            route = choose([p.endpoint() for p in self._pods], draw=self._rng.random(), room=room)
+            route = choose(
+                [p.endpoint() for p in self._pods],
+                policy=self._scenario.routing,
+                draw=self._rng.random(),
+                room=room,
+            )
             if not isinstance(route, Route):
                 if route.reason is not RouteReason.FULL:
                     self._expect_an_engine()
@@ -94,7 +113,7 @@ class Router:
         """Nobody waits for one longer than the router's patience."""
         for waiter in self._waiting.keys() - self._patient:
             self._patient.add(waiter)
-            self._agenda.after(self._scenario.wait_for_engine_s, partial(self._give_up, waiter))
+            self._agenda.after(self._patience_s, partial(self._give_up, waiter))
 
     def _give_up(self, waiter: Waiter) -> None:
         self._patient.discard(waiter)
@@ -199,7 +218,9 @@ class Router:
         self._release(request)
         if outcome is Outcome.REFUSED:
             request.is_judged = True
-        elif outcome is not Outcome.OK:
+        else:
+            self._open, self._asked_s = self._open - 1, self._agenda.now_s
+        if outcome not in (Outcome.OK, Outcome.REFUSED):
             self._judge(request, False)
         self._ended(request)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llmservice_core.model import Goal, Pool
 from llmservice_core.picking import STEPS_HELD, UNBOUNDED, Room
+from llmservice_core.picking import Policy as RoutingPolicy
 from llmservice_core.steps import StepTime
 from llmservice_sim.engine import EngineLimits
 
@@ -24,6 +26,10 @@ class Replica:
     limits: EngineLimits
     kv_bytes_per_token: int
     noise: float = 0.0
+    tile_tokens: int = TILE_TOKENS
+    """As the engine reports it; a paced engine's tokens stand for several each, so its tile is smaller."""
+    token_budget: int | None = None
+    """Of a step, set by somebody; None: the engine chooses it by its targets."""
 
     @property
     def kv_tokens(self) -> int:
@@ -50,8 +56,15 @@ class StartUp:
 
     mean_s: float = 120.0
     cv: float = 0.1
+    recorded: Mapping[Pool, Sequence[float]] = field(default_factory=dict)
+    """Of a run that is simulated after the fact: seconds of each pool's pods in the order of their creation."""
+    known: Sequence[float] = ()
+    """Of the pods that were Ready before the run: what the operator had seen of start-ups by then."""
 
-    def draw(self, rng: random.Random) -> float:
+    def draw(self, rng: random.Random, pool: Pool, number: int) -> float:
+        """Of the `number`-th pod (from 0) of the pool that the run itself has made."""
+        if number < len(self.recorded.get(pool, ())):
+            return self.recorded[pool][number]
         if self.cv <= 0.0:
             return self.mean_s
         variance = math.log(1.0 + self.cv**2)
@@ -73,6 +86,9 @@ class Scenario:
     goal: Goal
     replica: Replica
     policy: str
+    policy_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the policy, as an engine takes them; the exact fidelity only."""
+    routing: RoutingPolicy = RoutingPolicy.SHORTEST_QUEUE
     link: Link = field(default_factory=Link)
     start_up: StartUp = field(default_factory=StartUp)
     mishaps: Mishaps = field(default_factory=Mishaps)
@@ -83,6 +99,8 @@ class Scenario:
     """Longest prompt and answer together; vLLM refuses longer requests. None: what the KV cache holds."""
     wait_for_engine_s: float = 10.0
     """The router's patience with a fleet that has no engine, its default; then the request is shed."""
+    wait_for_start_s: float = 900.0
+    """The same while a service that may sleep has no engine: the router's default."""
     finish_s: float = 120.0
     """What a leaving pod may use to end its streams, as the operator sets it; what is left then is cut."""
     room: Room = UNBOUNDED

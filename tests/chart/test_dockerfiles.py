@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from e2e.images import accounts, wheel
+from llmservice_operator import child_engine, pod_security
 from tests.chart.conftest import ROOT
 
 FILES = [ROOT / "operator" / "Dockerfile", ROOT / "serving" / "Dockerfile"]
@@ -34,6 +35,12 @@ def test_the_operator_image_is_the_one_that_the_tests_run() -> None:
     assert f"PYTHONPATH=/{wheel.HOME} PYTHONSAFEPATH=1" in OPERATOR
     assert 'ENTRYPOINT ["/usr/bin/tini", "--"]' in OPERATOR
     assert "--require-hashes" in OPERATOR
+
+
+def test_the_engine_image_runs_as_the_user_of_engine_pods() -> None:
+    assert f"USER {pod_security.USER}:{pod_security.USER}" in SERVING
+    assert f"ENV HOME={child_engine.HOME}" in SERVING
+    assert accounts.UID == pod_security.USER
 
 
 def test_the_engine_image_has_the_vllm_that_the_scheduler_is_written_for() -> None:

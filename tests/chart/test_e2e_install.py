@@ -74,4 +74,5 @@ def test_helm_gets_the_images_and_where_metrics_are() -> None:
         "image.tag=a",
         "defaults.engineImage=localhost/engine:a",
         "defaults.prometheusURL=http://prometheus.monitoring:9090",
+        "operator.podTemplate=Full",
     }

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from e2e.cluster.bare import ControlPlane
-from tests.chart.conftest import CHART, IMAGE, ROOT, helm
+from tests.chart.conftest import CHART, IMAGE, ROOT, Render, helm
 
 pytestmark = pytest.mark.api
 NAMESPACE = "llmservice"
@@ -52,6 +52,14 @@ def notes(plane: ControlPlane) -> Iterator[str]:
 
 def test_the_pod_passes_the_restricted_standard_and_becomes_ready(plane: ControlPlane, notes: str) -> None:
     plane.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/llmservice-operator", "--timeout=30s")
+
+
+def test_the_operators_own_network_policy_is_taken(plane: ControlPlane, notes: str, render: Render) -> None:
+    peer = "networkPolicies.prometheus[0].ipBlock.cidr=10.0.0.0/8"
+    (policy,) = (m for m in render("networkPolicies.enabled=true", peer) if m["kind"] == "NetworkPolicy")
+    plane.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump(policy))
+    policy["spec"]["ingress"][0]["from"] = [{"ipBlock": {"cidr": "everywhere"}}]
+    assert "Invalid value" in refused(plane, "apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(policy))
 
 
 def test_the_manifest_of_the_notes_can_be_pasted(plane: ControlPlane, notes: str) -> None:

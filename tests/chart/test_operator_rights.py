@@ -80,14 +80,21 @@ def status_of(plane: ControlPlane, namespace: str) -> Any:
     return json.loads(plane.kubectl("-n", namespace, "get", "llmsvc", "small", "-o", "json")).get("status")
 
 
-@pytest.mark.parametrize("mode", ["cluster-wide", "one namespace"])
+MODES = {
+    "cluster-wide": ("team-a", "operator-a", ["crds.create=true"]),
+    "one namespace": ("team-b", "operator-b", ["watchNamespaces={team-b}", "crds.create=false"]),
+    "its own namespace": ("team-c", "team-c", ["namespaced=true", "crds.create=false"]),
+}
+"""Where services live, where the operator does, and how the chart is told."""
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_the_operator_works_with_the_rights_of_the_chart(plane: ControlPlane, tmp_path: Path, mode: str) -> None:
-    only = mode == "one namespace"
-    namespace, own = ("team-b", "operator-b") if only else ("team-a", "operator-a")
+    namespace, own, values = MODES[mode]
+    only = mode != "cluster-wide"
     log = tmp_path / "operator.log"
     plane.kubectl("create", "namespace", namespace)
-    values = ["watchNamespaces={team-b}", "crds.create=false"] if only else ["crds.create=true"]
-    settings = {"LLMSERVICE_WATCH_NAMESPACES": "team-b"} if only else {}
+    settings = {"LLMSERVICE_WATCH_NAMESPACES": namespace} if only else {}
     plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds")) if only else None
     with installed(plane, own, *values), operator(kubeconfig_of(plane, own, tmp_path), log, **settings):
         plane.kubectl("-n", namespace, "apply", "-f", str(ROOT / "examples" / "minimal.yaml"))

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from llmservice_core import contract
+from llmservice_operator.pod_security import PodTemplate
+from llmservice_operator.settings import read
 from tests.chart.conftest import CHART, IMAGE, ROOT, Manifest, Render, helm, the
 
 pytestmark = pytest.mark.api
@@ -156,4 +158,44 @@ def test_values_reach_the_operator(render: Render) -> None:
         "LLMSERVICE_PROMETHEUS_URL": "http://p:9090",
         "LLMSERVICE_LOG_LEVEL": "debug",
         "LLMSERVICE_WATCH_NAMESPACES": "",
+        "LLMSERVICE_POD_TEMPLATE": "Restricted",
     }
+
+
+def test_a_digest_decides_over_the_tag_for_operator_and_routers(render: Render) -> None:
+    digest = "sha256:" + "a" * 64
+    manifests = render("image.tag=1.2.3", f"image.digest={digest}")
+    assert operator_pod(manifests)["containers"][0]["image"] == f"{IMAGE}@{digest}"
+    assert environment(manifests)["LLMSERVICE_ROUTER_IMAGE"] == f"{IMAGE}@{digest}"
+
+
+def test_the_operator_is_told_what_templates_may_ask_for(render: Render) -> None:
+    made = read(environment(render("operator.podTemplate=Full")))
+    assert (made.pod_template, read(environment(render())).pod_template) == (PodTemplate.FULL, PodTemplate.RESTRICTED)
+
+
+def test_a_namespaced_operator_has_nothing_cluster_wide(render: Render) -> None:
+    manifests = render("namespaced=true", "crds.create=false")
+    assert not [m for m in manifests if m["kind"].startswith("ClusterRole")]
+    assert the(manifests, "Role")["metadata"]["namespace"] == "llmservice"
+    assert environment(manifests)["LLMSERVICE_WATCH_NAMESPACES"] == "llmservice"
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        render("namespaced=true", "watchNamespaces={a}")
+    assert "either namespaced or watchNamespaces" in refused.value.stderr
+
+
+def test_network_policies_only_when_asked(render: Render) -> None:
+    assert not [m for m in render() if m["kind"] == "NetworkPolicy"]
+    assert read(environment(render())).network is None
+    peer = "networkPolicies.prometheus[0].namespaceSelector.matchLabels.team=metrics"
+    manifests = render("networkPolicies.enabled=true", peer)
+    selector = {"namespaceSelector": {"matchLabels": {"team": "metrics"}}}
+    (rule,) = the(manifests, "NetworkPolicy")["spec"]["ingress"]
+    assert rule["from"] == [selector]
+    peers = read(environment(manifests)).network
+    assert peers is not None
+    assert (peers.clients, peers.prometheus) == ((), (selector,))
+    (operator,) = peers.operator
+    labels = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert operator["podSelector"]["matchLabels"].items() <= labels.items()
+    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "llmservice"}

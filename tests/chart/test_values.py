@@ -18,7 +18,8 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES_TEXT = (CHART / "values.yaml").read_text()
 VALUES = yaml.safe_load(VALUES_TEXT)
 RESOURCES = VALUES_TEXT[VALUES_TEXT.index("\nresources:") + 1 : VALUES_TEXT.index("\n\n# Seconds that the operator")]
-OPEN = {"nodeAffinity", "podAffinity", "podAntiAffinity", "valueFrom", "global"}
+PEER = {"podSelector", "namespaceSelector", "ipBlock"}
+OPEN = {"nodeAffinity", "podAffinity", "podAntiAffinity", "valueFrom", "global"} | PEER
 """Parts of the Kubernetes API that the API server checks itself."""
 
 
@@ -85,6 +86,12 @@ def test_default_values_fit_the_schema() -> None:
         (("image", "tag"), "latest"),
         (("image", "repository"), "registry.example.com/operator:1.0"),
         (("image", "pullPolicy"), "Sometimes"),
+        (("image", "digest"), "sha256:12"),
+        (("operator", "podTemplate"), "restricted"),
+        (("networkPolicies", "enable"), True),
+        (("networkPolicies", "clients"), [{"namespace": "a"}]),
+        (("networkPolicies", "clients"), [{}]),
+        (("namespaced",), "team-a"),
         (("watchNamespace",), ["a"]),
         (("watchNamespaces",), "a"),
         (("watchNamespaces",), ["Team_A"]),

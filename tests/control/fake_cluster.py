@@ -35,6 +35,8 @@ class FakeCluster:
         self.annotated: list[str] = []
         self.events: dict[str, Manifest] = {}
         self.status: Manifest | None = None
+        self.logs: dict[str, str] = {}
+        self.logs_read: list[tuple[str, dict[str, str]]] = []
         self._version = 0
 
     async def apply(self, manifest: Manifest) -> Manifest:
@@ -71,6 +73,19 @@ class FakeCluster:
         self.annotated.append(name_of(item))
         self.put(key, stored)
         return copy.deepcopy(self.objects[key])
+
+    async def scale(self, deployment: Manifest, replicas: int) -> Manifest:
+        key = f"{deployment['kind']}/{name_of(deployment)}"
+        stored = copy.deepcopy(self.objects[key])
+        stored["spec"]["replicas"] = replicas
+        self.put(key, stored)
+        return copy.deepcopy(self.objects[key])
+
+    async def log(self, namespace: str, pod: str, options: Mapping[str, str]) -> str:
+        self.logs_read.append((pod, dict(options)))
+        if pod not in self.logs:
+            raise Gone(f"pods {pod} not found")
+        return self.logs[pod]
 
     async def create(self, manifest: Manifest) -> Manifest:
         if name_of(manifest) in self.events:

@@ -1,9 +1,12 @@
 """What tests of the running operator share: the operator as a process with the chart's own rights, and patience."""
 
+import contextlib
 import copy
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,6 +45,14 @@ def eventually(look: Callable[[], T | None], timeout_s: float = 60.0) -> T:
         if time.monotonic() > deadline_s:
             raise AssertionError(f"not within {timeout_s:g} s; last: {last}")
         time.sleep(0.1)
+
+
+def free_port() -> int:
+    """Below the kernel's own choice, or some connection takes it before the process that starts does."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 def install_crd(plane: ControlPlane) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from llmservice_core.policies import DEFAULT, NAMES
 from llmservice_operator import children
 from llmservice_operator.errors import Misconfigured
 from llmservice_operator.kinds import Manifest, name_of
+from llmservice_operator.pod_security import PodTemplate
 from llmservice_operator.settings import Settings
 from tests.control.bad_manifests import GOOD
 
@@ -90,7 +92,12 @@ def test_sizes_do_not_change_the_revision_and_all_else_does() -> None:
         {"engine": {"image": "other:1"}},
         {"engine": {"scheduler": {"policy": "fcfs"}}},
         {"pools": {**GOOD["spec"]["pools"], "prefill": {"maxReplicas": 8, "gpusPerReplica": 2}}},
-        {"pools": {**GOOD["spec"]["pools"], "prefill": {"maxReplicas": 8, "template": {"spec": {"hostIPC": True}}}}},
+        {
+            "pools": {
+                **GOOD["spec"]["pools"],
+                "prefill": {"maxReplicas": 8, "template": {"spec": {"priority": 1}}},
+            }
+        },
     ]
     revisions = {children.look(good(**change), SETTINGS).revision for change in changes}
     assert len(revisions | {one}) == len(changes) + 1
@@ -190,13 +197,15 @@ def test_lists_are_merged_by_name_and_path() -> None:
     assert pod["containers"][0]["command"] == ["other"]
     assert pod["containers"][0]["volumeMounts"] == [
         {"name": "big", "mountPath": "/dev/shm"},
+        {"name": "tmp", "mountPath": "/tmp"},
         {"name": "data", "mountPath": "/data"},
     ]
     assert pod["volumes"] == [
         {"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}},
+        {"name": "tmp", "emptyDir": {}},
         {"name": "data", "emptyDir": {}},
     ]
-    assert pod["initContainers"] == [{"name": "fetch", "image": "f:1"}]
+    assert [(c["name"], c["image"]) for c in pod["initContainers"]] == [("fetch", "f:1")]
     assert (pod["tolerations"], pod["nodeSelector"]) == ([{"operator": "Exists"}], {"a": "b"})
 
 
@@ -219,6 +228,7 @@ def test_the_router_runs_with_least_rights() -> None:
 
 
 def test_a_router_takes_what_its_template_adds_and_keeps_its_account() -> None:
+    """The account even where a template may ask for everything: the router lives by its rights."""
     partial = {
         "serviceAccountName": "admin",
         "imagePullSecrets": [{"name": "registry"}],
@@ -226,7 +236,9 @@ def test_a_router_takes_what_its_template_adds_and_keeps_its_account() -> None:
         "containers": [{"name": "router", "resources": {"limits": {"memory": "1Gi"}}}],
     }
     service = good(router={"template": {"metadata": {"annotations": {"team": "search"}}, "spec": partial}})
-    (router,) = [c for c in rendered(service) if name_of(c) == "chat-router" and c["kind"] == "Deployment"]
+    full = replace(SETTINGS, pod_template=PodTemplate.FULL)
+    made = children.render(service, full, children.look(service, full), SIZES)
+    (router,) = [c for c in made if name_of(c) == "chat-router" and c["kind"] == "Deployment"]
     pod = router["spec"]["template"]["spec"]
     assert (pod["imagePullSecrets"], pod["tolerations"]) == ([{"name": "registry"}], [{"operator": "Exists"}])
     assert pod["containers"][0]["resources"]["limits"] == {"memory": "1Gi"}

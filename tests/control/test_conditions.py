@@ -86,7 +86,32 @@ HALF_BLIND = replace(
 )
 GUARDED = {"service": with_keys("chat-keys")}
 BARE, UNREADY = {**GUARDED, "routers_bare": 1}, {**GUARDED, "routers_unready": 2}
+SLEEPY = parse(
+    {
+        "metadata": {"name": "chat", "generation": 7},
+        "spec": {
+            **GOOD["spec"],
+            "pools": {p: {**pool, "minReplicas": 0} for p, pool in GOOD["spec"]["pools"].items()},
+        },
+    }
+)
+NONE_READY = (seen(Pool.PREFILL, 0), seen(Pool.DECODE, 0))
+ASLEEP = {"service": SLEEPY, "pools": NONE_READY, "sizes": {Pool.PREFILL: 0, Pool.DECODE: 0}}
 TABLE = [
+    ("asleep", ASLEEP, "Asleep", "True", "ScaledToZero"),
+    ("asleep, a router holds requests", ASLEEP, "Ready", "True", "ScaledToZero"),
+    ("asleep, nobody holds them", {**ASLEEP, "router_ready": 0}, "Ready", "False", "EnginesNotReady"),
+    ("awake", {"service": SLEEPY}, "Asleep", "False", "Awake"),
+    ("a minimum of one", {}, "Asleep", "False", "NeverSleeps"),
+    (
+        "sizes of 0 that a person set",
+        {"sizes": ASLEEP["sizes"], "pools": NONE_READY},
+        "Ready",
+        "False",
+        "EnginesNotReady",
+    ),
+    ("one revision", {}, "Progressing", "False", "Settled"),
+    ("a new revision starts", {"rolling_out": True}, "Progressing", "True", "RollingOut"),
     ("a ready engine in each pool and a router", {}, "Ready", "True", "Serving"),
     ("no decode engine", {"pools": (seen(Pool.PREFILL), seen(Pool.DECODE, 0))}, "Ready", "False", "EnginesNotReady"),
     ("nothing there yet", {"pools": ()}, "Ready", "False", "EnginesNotReady"),
@@ -186,6 +211,19 @@ def test_who_is_not_scraped_is_named(observed: Observation, sentence: str) -> No
 def test_the_message_of_a_miss_says_by_how_much() -> None:
     found = the("SLOMet", report([], facts(observation=observation(traffic(ttft=90)))))
     assert found.message == "interactive: 90.0 % instead of 95 % within TTFT 0.5 s"
+
+
+def test_it_wakes_until_every_pool_has_an_engine_and_a_later_crash_is_no_waking() -> None:
+    asleep = report([], facts(**ASLEEP))
+    half = {"service": SLEEPY, "pools": (seen(Pool.PREFILL), seen(Pool.DECODE, 0)), "now_s": 2000.0}
+    waking = report(asleep, facts(**half))
+    again = report(waking, facts(**{**half, "now_s": 3000.0}))
+    assert (the("Asleep", again).status, the("Asleep", again).reason) == ("False", "Waking")
+    assert "the first decode engine" in the("Asleep", again).message
+    assert the("Asleep", again).last_transition_time == "1970-01-01T00:33:20Z", "since when"
+    awake = report(again, facts(service=SLEEPY))
+    crashed = report(awake, facts(**half))
+    assert [the("Asleep", c).reason for c in (awake, crashed)] == ["Awake", "Awake"]
 
 
 def test_the_transition_time_moves_on_a_flip_only() -> None:

@@ -183,22 +183,6 @@ def become_ready(cluster: FakeCluster, one: Keeper) -> None:
     seen(cluster, one.world.watches)
 
 
-@pytest.mark.parametrize(("budget", "over"), [(3, True), (4, False), (None, False)])
-async def test_a_rollout_that_exceeds_the_budget_says_so_once(
-    cluster: FakeCluster, budget: int | None, over: bool
-) -> None:
-    """One GPU each for prefill and decode, twice while both revisions are there."""
-    scaling = {"gpuBudget": budget} if budget else {}
-    one = await running(cluster)
-    become_ready(cluster, one)
-    changed = minimum(1, 1, generation=2, scaling=scaling, engine={"image": "new:1"})
-    await one.pass_once(changed)
-    await one.pass_once(changed)
-    assert len([key for key in cluster.objects if key.startswith("Deployment/chat-decode-")]) == 2
-    (text,) = cluster.told("RolloutOverBudget") or [""]
-    assert ("both ask for 4 GPUs, more than scaling.gpuBudget 3" in text) == over
-
-
 RESOURCES = {"requests": {"cpu": "1000m", "memory": "1024Mi"}}
 TEMPLATE = {"spec": {"containers": [{"name": "engine", "resources": RESOURCES}]}}
 TUNED = {"prefill": {"maxReplicas": 8}, "decode": {"maxReplicas": 8, "template": TEMPLATE}}

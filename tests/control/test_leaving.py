@@ -81,7 +81,12 @@ class Scene:
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "namespace": "ns", "labels": labels},
-            "status": {"phase": "Running", "conditions": conditions, "containerStatuses": [{"started": started}]},
+            "spec": self.deployment["spec"]["template"]["spec"],
+            "status": {
+                "phase": "Running",
+                "conditions": conditions,
+                "containerStatuses": [{"name": "engine", "started": started}],
+            },
         }
         self.cluster.put(f"Pod/{name}", pod)
         seen(self.cluster, self.keeper.world.watches)

@@ -203,6 +203,15 @@ def assert_nothing_known(seen: Observation) -> None:
     assert seen.problem in made.message
 
 
+@pytest.mark.parametrize("url", ["http://me:pa/ss@127.0.0.1:1", "http://me:pass@127.0.0.1:1/x"])
+async def test_a_password_in_the_url_is_not_told(url: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        seen = await observe(GOAL, SERVICE, Prometheus(url, session), POOLS, None, NEWEST_S)
+    assert seen.problem is not None
+    assert "ss@" not in seen.problem
+    assert "me:" not in seen.problem
+
+
 async def test_nan_in_one_counter_is_left_out(ask: Ask) -> None:
     """A NaN sample is no sample; the finite ones around it still count."""
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from llmservice_core import draining
 from llmservice_core.draining import Work
+from llmservice_core.model import Calls
 from llmservice_operator import observe_work
 from llmservice_operator.observe_work import parse_numbers, work
 from tests.serving.router_fake_api import served
@@ -115,3 +116,41 @@ async def test_nobody_at_the_address_is_unknown(monkeypatch: pytest.MonkeyPatch)
     async with aiohttp.ClientSession() as http:
         found = await observe_work.works(http, [pod("a"), pod("b", ip=None)], [pod("router")])
     assert found == [draining.UNKNOWN, draining.UNKNOWN]
+
+
+def router_pod(name: str) -> Any:
+    made = pod(name)
+    made["metadata"]["labels"] = {"llmservice.dev/component": "router"}
+    return made
+
+
+async def calls_of(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> Calls | None:
+    """One router for each answer; they are asked in this order."""
+    left = list(answers)
+
+    async def answer(request: web.Request) -> web.Response:
+        given = left.pop(0)
+        return given if isinstance(given, web.Response) else web.json_response(given)
+
+    async with served(answer) as url, aiohttp.ClientSession() as http:
+        monkeypatch.setattr(observe_work, "PORT_ROUTER_METRICS", int(url.rsplit(":", 1)[1]))
+        return await observe_work.calls(http, [pod("an-engine"), *(router_pod(f"r{i}") for i in range(len(answers)))])
+
+
+def said(quiet_s: float, last_s: float | None = None, waiting: int = 0) -> dict[str, Any]:
+    return {"quiet_s": quiet_s, "last_s": last_s, "waiting": waiting}
+
+
+async def test_calls_of_all_routers_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = await calls_of(monkeypatch, said(400.0, 400.0), said(30.0), said(90.0, 90.0))
+    assert found == Calls(quiet_s=30.0, last_s=90.0, waiting=0)
+    assert await calls_of(monkeypatch, said(50.0)) == Calls(quiet_s=50.0, last_s=None, waiting=0)
+    assert await calls_of(monkeypatch, said(0.0, 0.0, 2), said(0.0, 0.0, 1)) == Calls(
+        quiet_s=0.0, last_s=0.0, waiting=3
+    )
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, {"quiet_s": None}, {}, []], ids=str)
+async def test_a_router_that_does_not_say_makes_calls_unknown(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
+    assert await calls_of(monkeypatch, said(400.0), wrong) is None
+    assert await calls_of(monkeypatch) is None

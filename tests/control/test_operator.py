@@ -257,7 +257,9 @@ def test_pods_without_a_node_are_told_of(running: Operator, api: Api) -> None:
     api.create(service(pools=pools, scaling={}))
     condition = eventually(lambda: api.told("chat", "Degraded", "True"))
     assert condition["reason"] == "Unschedulable"
-    assert "decode pods find no node" in condition["message"]
+    assert "decode pod chat-decode-" in condition["message"]
+    assert "finds no node: 0/2 nodes are available" in condition["message"]
+    assert "Insufficient nvidia.com/gpu" in condition["message"], "in the scheduler's own words"
 
 
 def test_api_keys_come_and_go_with_the_spec_and_nobody_tells_of_them(running: Operator, api: Api) -> None:

@@ -68,6 +68,8 @@ def test_gpus_of_pods_that_leave_or_wait_for_a_node_count() -> None:
 
 
 BASE = built(observation=observation(traffic(ttft=96)))
+GUARDED = {**GOOD["spec"], "router": {"access": {"apiKeysSecret": "keys"}}}
+REWORDED = parse({"metadata": {"name": "chat", "generation": 7}, "spec": GUARDED})
 LATER = [
     ("nothing changed", {}, 1e9, False),
     ("a number within its band", {"observation": observation(traffic(ttft=96.5))}, 1e9, False),
@@ -77,8 +79,9 @@ LATER = [
     ("a condition", {"router_ready": 0}, 1.0, True),
     ("a sentence", {"plan": plan(Reason.STEADY, "in other words")}, 1e9, False),
     ("other numbers in a condition", {"problem": None, "observation": observation(traffic(ttft=96.9))}, 1e9, False),
-    ("other words in a condition", {"rolling_out": True}, 61.0, True),
-    ("other words in a condition, soon after", {"rolling_out": True}, 59.0, False),
+    ("a rollout", {"rolling_out": True}, 1.0, True),
+    ("other words in a condition", {"service": REWORDED}, 61.0, True),
+    ("other words in a condition, soon after", {"service": REWORDED}, 59.0, False),
     ("a size", {"sizes": {Pool.PREFILL: 1, Pool.DECODE: 2}}, 1.0, True),
     ("a revision", {"revision": "def"}, 1.0, True),
 ]

@@ -33,6 +33,8 @@ SHAPES = [
     (engine(env={"A": "b"}), f"{ENGINE}.env must be a list of {{name, value}}"),
     (engine(env=[{"A": "b"}]), f"{ENGINE}.env must be a list of {{name, value}}"),
     (engine(volumeMounts=[{"name": "data"}]), f"{ENGINE}.volumeMounts must be a list of {{name, mountPath}}"),
+    ({"spec": {"securityContext": "root"}}, "spec.securityContext must be an object"),
+    (engine(securityContext=[]), f"{ENGINE}.securityContext must be an object"),
     (engine(resources=[1]), f"{ENGINE}.resources must be an object with limits and requests"),
     (engine(resources={"limits": "1Gi"}), f"{ENGINE}.resources.limits must be an object of amounts"),
     (engine(resources={"requests": 4}), f"{ENGINE}.resources.requests must be an object of amounts"),

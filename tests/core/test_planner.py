@@ -482,9 +482,11 @@ REACHED = {
     Reason.WARMING_UP: observation(classes=(traffic("interactive", 0.0), traffic("batch", 2.0, None, None))),
     Reason.STABILIZING: observation(seen(Pool.PREFILL), seen(Pool.DECODE, 2)),
 }
+SLEEPS = (Reason.SCALED_TO_ZERO, Reason.WAKING)
+"""Of services whose pools may be empty: tests/core/test_planner_sleep.py."""
 
 
-@pytest.mark.parametrize("reason", [r for r in Reason if r is not Reason.MANUAL])
+@pytest.mark.parametrize("reason", [r for r in Reason if r not in (Reason.MANUAL, *SLEEPS)])
 def test_every_reason_is_reached_but_the_operator_s_own_manual(reason: Reason) -> None:
     known = memory(wants={Pool.DECODE: ((NOW - 10.0, 2),)}) if reason is Reason.STABILIZING else memory()
     budget = 6 if reason is Reason.BUDGET_LIMITED else None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from llmservice_core.capacity import Learned
 from llmservice_core.model import (
     Attainment,
+    Calls,
     ClassTraffic,
     EngineLimits,
     Goal,
@@ -54,11 +55,11 @@ gauges = st.one_of(st.none(), st.floats(0.0, 5000.0))
 def goals(draw: st.DrawFn) -> Goal:
     kinds = draw(st.sampled_from([(Pool.PREFILL, Pool.DECODE), (Pool.MIXED,)]))
     pools = tuple(
-        PoolGoal(pool=p, min_replicas=low, max_replicas=low + draw(st.integers(0, 6)), gpus_per_replica=gpus)
+        PoolGoal(pool=p, min_replicas=low, max_replicas=max(1, low) + draw(st.integers(0, 6)), gpus_per_replica=gpus)
         for p in kinds
         for low, gpus in [(draw(st.integers(0, 3)), draw(st.sampled_from([1, 1, 2, 4])))]
     )
-    least = sum(p.min_replicas * p.gpus_per_replica for p in pools)
+    least = sum(max(1, p.min_replicas) * p.gpus_per_replica for p in pools)
     classes = tuple(
         ServiceClass(
             name=name,
@@ -133,7 +134,18 @@ def observations(draw: st.DrawFn, goal: Goal) -> Observation:
         recent_window_s=draw(st.sampled_from([None, 15.0])),
         problem=draw(st.sampled_from([None] * 9 + ["gone"])),
         unscraped_routers=draw(st.sampled_from([0] * 9 + [1])),
+        calls=draw(calls()),
     )
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> Calls | None:
+    """As routers make them: a request that is remembered came no later than the time without any began."""
+    if draw(one_in_ten):
+        return None
+    quiet_s = draw(st.sampled_from([0.0, 100.0, 299.0, 300.0, 4000.0]))
+    last_s = draw(st.sampled_from([None, quiet_s, quiet_s + 500.0]))
+    return Calls(quiet_s=quiet_s, last_s=last_s, waiting=draw(st.integers(0, 3)) if quiet_s == 0.0 else 0)
 
 
 @st.composite
@@ -299,7 +311,8 @@ def assert_unknown_is_kept(goal: Goal, seen: Observation, memory: Memory | None)
         if is_unknown(p, seen, memory):
             kept[p.pool] = max(limits.min_replicas, min(p.desired, limits.max_replicas))
     made, _ = plan(goal, seen, memory)
-    if goal.gpu_budget is None or sum(kept[p.pool] * p.gpus_per_replica for p in goal.pools) <= goal.gpu_budget:
+    # A service that is awake has a replica in each pool, also where its minimum is 0.
+    if goal.gpu_budget is None or sum(max(1, kept[p.pool]) * p.gpus_per_replica for p in goal.pools) <= goal.gpu_budget:
         assert all((made.replicas(pool) or 0) >= size for pool, size in kept.items())
     else:
         cut = {p.reason for p in made.pools if p.replicas < kept[p.pool]}
@@ -332,6 +345,25 @@ def test_law_4_a_plan_applied_changes_nothing_more(world: World) -> None:
     again, known_again = plan(goal, applied(seen, made), known)
     assert [(p.pool, p.replicas) for p in again.pools] == [(p.pool, p.replicas) for p in made.pools]
     assert known_again.margins == known.margins
+
+
+@settings(max_examples=400, deadline=None)
+@given(worlds, st.booleans())
+def test_law_6_a_service_sleeps_as_a_whole_and_only_when_everybody_knows_of_no_request(
+    world: World, was_asleep: bool
+) -> None:
+    goal, seen, memory = world
+    if was_asleep:
+        seen = replace(seen, pools=tuple(replace(p, desired=0, ready=0, starting=0) for p in seen.pools))
+    made, _ = plan(goal, seen, memory)
+    sizes = {p.replicas for p in made.pools}
+    assert 0 not in sizes or (sizes == {0} and goal.may_sleep)
+    if sizes == {0} and any(p.desired for p in seen.pools):
+        assert seen.calls is not None
+        assert seen.calls.quiet_s >= goal.idle_after_s
+        assert not any(is_unknown(p, seen, memory) for p in seen.pools)
+    if seen.calls is not None and seen.calls.last_s is not None and seen.calls.last_s < goal.idle_after_s:
+        assert 0 not in sizes
 
 
 @settings(deadline=None)

@@ -18,8 +18,8 @@ from tests.core.scenes import RELAXED, STRICT, chunks, decode, names, prompt, qu
 BULK = Bulk()
 
 
-def plan(*decodes: Task, **scene: Any) -> StepPlan:
-    plus = Plus(BULK)
+def plan(*decodes: Task, bulk: Bulk = BULK, **scene: Any) -> StepPlan:
+    plus = Plus(bulk)
     return plus.plan(view(plus, *decodes, **scene))
 
 
@@ -133,6 +133,14 @@ def test_a_late_prompt_stands_behind_those_that_can_still_be_in_time_but_not_for
     overdue = prompt("overdue", 700, waits=90, ttft_s=1.0, is_overdue=True)
     assert [name for name, _ in chunks(plan(waiting=[late, on_time]))] == ["on time", "late"]
     assert [name for name, _ in chunks(plan(waiting=[late, on_time, overdue]))] == ["overdue", "on time"]
+
+
+def test_what_each_of_the_two_orders_is_worth_can_be_measured_without_it() -> None:
+    waiting = [prompt("p", 100), prompt("strict", 600, tbt_s=STRICT)]
+    assert chunks(plan(waiting=waiting, bulk=Bulk(strict_first=False)))[0][0] == "p"
+    late, on_time = prompt("late", 50, waits=2, ttft_s=1.0), prompt("on time", 400, ttft_s=1.0)
+    seen = chunks(plan(waiting=[late, on_time], bulk=Bulk(late_last=False)))
+    assert [name for name, _ in seen] == ["late", "on time"]
 
 
 def test_with_a_full_cache_and_free_mixing_decodes_come_along() -> None:

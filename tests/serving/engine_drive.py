@@ -58,15 +58,26 @@ def parameters(function: Any) -> list[str]:
 
 
 def scheduler(
-    which: str, *, is_async: bool, blocks: int, seqs: int = 16, budget: int = BUDGET, order: Any = "fcfs"
+    which: str,
+    *,
+    is_async: bool,
+    blocks: int,
+    seqs: int = 16,
+    budget: int = BUDGET,
+    order: Any = "fcfs",
+    events: Any = None,
 ) -> Any:
+    """One scheduler. `events`: a KVEventsConfig, then with the prefix cache that they tell of."""
     model = ModelConfig(model=str(MODEL), dtype="float32", seed=0, max_model_len=2048, enforce_eager=True)
     plan = SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=max(budget, seqs), max_model_len=2048,
                            enable_chunked_prefill=True, is_encoder_decoder=False, policy=order,
                            async_scheduling=is_async)  # fmt: skip
-    cache = CacheConfig(block_size=BLOCK, gpu_memory_utilization=0.9, cache_dtype="auto", enable_prefix_caching=False)
+    cache = CacheConfig(
+        block_size=BLOCK, gpu_memory_utilization=0.9, cache_dtype="auto", enable_prefix_caching=events is not None
+    )
     config = VllmConfig(scheduler_config=plan, model_config=model, cache_config=cache,
-                        parallel_config=ParallelConfig(), device_config=DeviceConfig("cpu"))  # fmt: skip
+                        parallel_config=ParallelConfig(), device_config=DeviceConfig("cpu"),
+                        kv_events_config=events)  # fmt: skip
     config.scheduler_config.async_scheduling = is_async  # the CPU platform switches it off; no model runs here
     cache.num_gpu_blocks = blocks
     spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)

@@ -119,3 +119,14 @@ def test_prompts_are_admitted_strict_first_then_shortest(driven: dict[str, Any])
     strictness = {0: 2, 1: 1, 2: 0, 3: 1}  # no target, 0.5 s, 0.05 s, 0.5 s
     keys = [(strictness[i % 4], 20 + 53 * i % 400) for i in last]
     assert keys == sorted(keys)
+
+
+def test_kv_events_tell_a_listener_after_each_step_what_the_prefix_cache_holds() -> None:
+    require_engine_environment()
+    kinds = ("stock,fcfs", "ours,fcfs", "ours,slai", "ours,slai-plus")
+    for kind, seen in zip(kinds, run_inside(SCRIPT.with_name("engine_kv_events.py"), *kinds), strict=True):
+        assert seen["lengths"] == seen["wanted"], kind
+        assert seen["wrong_steps"] == 0, kind
+        assert seen["stored"] > seen["removed"] > 0, kind
+        assert seen["preemptions"] > 0, kind
+        assert kind != "ours,slai" or seen["hidden"] > 0

@@ -67,6 +67,21 @@ async def test_a_large_body_without_a_length_is_refused_on_the_way(tmp_path: Pat
         assert (status, error["code"]) == (413, "body_too_large")
 
 
+@pytest.mark.parametrize("said", ["Content-Encoding: gzip", "Content-Encoding: deflate"])
+async def test_a_body_that_is_not_packed_as_it_says_is_400_and_no_fault_of_ours(
+    tmp_path: Path, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was a 500 with a traceback in the log, which anybody could cause."""
+    async with router(tmp_path, mixed=[Engine("m")]) as r, connection(r) as (reader, writer):
+        body = json.dumps(ASK).encode()
+        writer.write(head(len(body), said) + body)
+        status, error, _ = await answer(reader)
+        assert (status, error["type"]) == (400, "invalid_request_error")
+        assert "not encoded as its headers say" in error["message"]
+        assert await r.metric(names.REQUESTS, outcome="failed") == 0
+    assert "fault of the router" not in caplog.text
+
+
 async def test_who_waits_for_a_word_before_his_body_gets_it_or_the_refusal(tmp_path: Path) -> None:
     keys = str(folder(tmp_path))
     async with router(tmp_path, mixed=[Engine("m")], max_body_bytes=1000, keys_dir=keys) as r:

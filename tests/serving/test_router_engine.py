@@ -251,8 +251,10 @@ async def test_a_prefill_engine_killed_at_work_is_replaced(
 async def test_a_decode_engine_killed_in_a_stream_ends_it_with_an_error_event_and_others_go_on(
     engines: dict[str, list[local.Engine]], manifest: str
 ) -> None:
+    """With log probabilities: such a stream is not resumed (those that are: test_resume_engine.py)."""
     async with routed(engines, manifest) as r:
-        streams = [await r.post(ask(40, max_tokens=300, stream=True, ignore_eos=True)) for _ in range(2)]
+        body = {"max_tokens": 300, "stream": True, "ignore_eos": True, "logprobs": 1}
+        streams = [await r.post(ask(40, **body)) for _ in range(2)]
         firsts = [await s.content.readuntil(b"\n\n") for s in streams]
         assert all(firsts)
         kill(engines["decode"][0])

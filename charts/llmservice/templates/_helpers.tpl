@@ -36,5 +36,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "llmservice.image" -}}
 {{- $repository := required "image.repository is empty: build the image (make images REGISTRY=...) and name it here" .Values.image.repository }}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" $repository .Values.image.digest }}
+{{- else }}
 {{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- /* The namespaces that are looked after, as JSON; an empty list means all. */}}
+{{- define "llmservice.namespaces" -}}
+{{- if and .Values.namespaced .Values.watchNamespaces }}
+{{- fail "set either namespaced or watchNamespaces: the first is short for the release namespace alone" }}
+{{- end }}
+{{- ternary (list .Release.Namespace) .Values.watchNamespaces .Values.namespaced | toJson }}
 {{- end }}

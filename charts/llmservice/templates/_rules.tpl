@@ -14,6 +14,10 @@ what it is for. A test holds this list against operator/llmservice_operator/rbac
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch]
+# The last lines of an engine that ended, for condition Degraded; what looks like a secret is taken out.
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
 # Pools and routers, and putting back what somebody edits or deletes. Server-side apply is a patch, and a create where
 # nothing is yet. delete: pools of an old revision.
 - apiGroups: [apps]
@@ -35,6 +39,10 @@ what it is for. A test holds this list against operator/llmservice_operator/rbac
 # Never more than one pod of a pool is evicted at a time. delete: the budget of a pool that a service has no longer.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
+  verbs: [list, watch, create, patch, delete]
+# Who reaches engines and routers, where networkPolicies.enabled asks for it. delete: when it no longer does.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
   verbs: [list, watch, create, patch, delete]
 # Scraping of engines and routers where the Prometheus Operator is installed.
 - apiGroups: [monitoring.coreos.com]

@@ -1,11 +1,11 @@
-"""The second port: /metrics for Prometheus, /fleet for the operator, /healthz and /readyz for the kubelet.
+"""The second port: /metrics for Prometheus, /fleet and /calls for the operator, /healthz and /readyz for the kubelet.
 
 Not reachable for clients.
 """
 
 from aiohttp import web
 
-from llmservice_core.contract import PATH_FLEET
+from llmservice_core.contract import PATH_CALLS, PATH_FLEET
 from llmservice_serving.router.state import Shared
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -27,6 +27,9 @@ def make_app(shared: Shared) -> web.Application:
             return web.Response(text="the list of engines has not been read\n", status=503)
         return web.json_response(shared.fleet.told())
 
+    async def calls(_: web.Request) -> web.Response:
+        return web.json_response(shared.fleet.calls(len(shared.room)))
+
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
@@ -35,6 +38,6 @@ def make_app(shared: Shared) -> web.Application:
         return web.Response(text=f"{why or 'ok'}\n", status=503 if why else 200)
 
     app = web.Application()
-    app.add_routes([web.get("/metrics", metrics), web.get(PATH_FLEET, fleet)])
+    app.add_routes([web.get("/metrics", metrics), web.get(PATH_FLEET, fleet), web.get(PATH_CALLS, calls)])
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
     return app

@@ -52,6 +52,7 @@ def make_shared(settings: Settings) -> Shared:
         room=WaitingRoom(
             fleet=fleet,
             wait_for_endpoint_s=settings.wait_for_endpoint_s,
+            wait_for_start_s=settings.wait_for_start_s,
             queue_tokens=settings.queue_tokens,
             routers=lambda: door.routers,
             memory=PrefixMemory(settings.prefix_blocks),

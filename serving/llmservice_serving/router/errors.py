@@ -95,6 +95,14 @@ def queue_full(most_tokens: int, wait_s: float | None) -> Overload:
     return Overload("queue_full", message, 503, wait_s)
 
 
+def starting(left_s: float, target_s: float | None) -> Overload:
+    """No engine serves yet, and those that are on their way take so long; `target_s` of a class that does not wait."""
+    message = f"No engine serves now; the first one is expected in about {left_s:.0f} s."
+    if target_s is not None:
+        return Overload("late", f"{message} This class promises its first token in {target_s:g} s.", 429, left_s)
+    return Overload("starting", message, 503, left_s)
+
+
 class Passed(Refusal):
     """An engine refused the request; its answer goes to the client as it is."""
 
@@ -119,6 +127,11 @@ class EngineFailure(Exception):
         status = 504 if self.reason == "timeout" else 502
         end = "in the middle of the answer" if has_begun else "and no other could answer"
         return Refusal(status, f"An engine failed ({self.reason}) {end}.", kind="engine_error")
+
+
+def broken(endpoint: str, reason: str, detail: str) -> EngineFailure:
+    """Of an answer that began and did not end; the engine may still be up."""
+    return EngineFailure(endpoint, reason, detail, had_request=True, is_down=False)
 
 
 class ClientGone(Exception):

@@ -72,6 +72,9 @@ class Fleet:
         self._load: dict[str, tuple[float, int]] = {}
         self._excluded_until_s: dict[str, float] = {}
         self._paces: dict[str, PromptPace] = {}
+        self._started_s = clock()
+        self.asked_s: float | None = None
+        """When a request last wanted an engine or gave one back; None: none has come yet."""
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """What discovery sees now. Leases on engines that vanished stay until they are given back."""
@@ -138,6 +141,14 @@ class Fleet:
             for name, (state, (work_tokens, in_flight)) in {**gone, **here}.items()
         }
 
+    def calls(self, waiting: int) -> dict[str, float | int | None]:
+        """`model.Calls` of this router alone: what the operator asks of a service that may sleep."""
+        now_s = self.clock()
+        last_s = None if self.asked_s is None else now_s - self.asked_s
+        if waiting or self._load:
+            last_s = 0.0
+        return {"quiet_s": now_s - self._started_s if last_s is None else last_s, "last_s": last_s, "waiting": waiting}
+
     def _excluded(self) -> set[str]:
         if not self._excluded_until_s:
             return set()
@@ -161,6 +172,7 @@ class Fleet:
     def _add(self, name: str, work_tokens: float, requests: int) -> None:
         work, in_flight = self._load.get(name, (0.0, 0))
         in_flight += requests
+        self.asked_s = self.clock()
         if in_flight > 0:
             self._load[name] = (max(0.0, work + work_tokens), in_flight)
         else:

@@ -1,29 +1,31 @@
 """One generation request from its route to its last byte: prefill and decode in two steps, or one step; retries.
 
-Failures are retried elsewhere only while the client has got nothing. Accounting of outcomes is in `handlers`.
+Failures are retried elsewhere while the client has got nothing, and after that where `resume` says that another engine
+can go on. Accounting of outcomes is in `handlers`.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from aiohttp import web
 
-from llmservice_core.line import Waiter
 from llmservice_core.picking import Policy
 from llmservice_core.prompt_pace import Expected
 from llmservice_core.routing import Route
-from llmservice_serving.router import rules, sse
+from llmservice_serving.router import resume, rules, sse
+from llmservice_serving.router.attempts import Attempts
 from llmservice_serving.router.client_side import REQUEST_ID, ClientStream, TtftJudge, log_line
-from llmservice_serving.router.errors import ENGINE_FIELDS, JSON, EngineFailure
+from llmservice_serving.router.errors import ENGINE_FIELDS, JSON, EngineFailure, Overload, Refusal, Shed, broken
 from llmservice_serving.router.fleet import Lease
 from llmservice_serving.router.grants import Grant
+from llmservice_serving.router.relay import Relay
 from llmservice_serving.router.state import Shared
 from llmservice_serving.router.waiting_room import Seeker
 
-MAX_TAKEN = 2
-"""So many engines may fail while they have a request: one that kills engines must not visit them all."""
+AGAIN_S = 0.1
+"""A stream that has begun asks again for an engine where a new request would be refused for want of one."""
 
 PATIENCE = 2.0
 """Of TTFT targets: a first token that comes twice as late as promised is still better than none."""
@@ -46,7 +48,13 @@ class Flow:
         self._prompt_tokens = shared.predicted_prompt(ask)
         self._output_tokens = shared.predictor.output(ask.service_class.name, ask.limit_tokens)
         self._tried: set[str] = set()
-        self._taken = 0
+        self._attempts = Attempts(most=shared.settings.max_attempts, patience_s=shared.settings.resume_wait_s)
+        self._relay = Relay(shared, ask, stream)
+        self._came = 0
+        self._failure: EngineFailure | None = None
+        self._not_resumed = resume.NO_ENGINE
+        self._rest: resume.Continuation | None = None
+        """What is still to be computed when another engine had begun."""
         self._phase = ExitStack()
         self._parts: dict[str, float] = {}
         self._stream_has_token = False
@@ -54,28 +62,29 @@ class Flow:
         if ask.is_stream:
             c = ask.service_class
             self.judge = TtftJudge(c.ttft.target_s, arrived_s, lambda ok: shared.metrics.judge_ttft(c, ok))
-        self.retries = 0
         self._used_tokens: float | None = None
-        self._streamed_tokens = 0
-        self._waiter = Waiter(
-            service_class=ask.service_class.name,
-            tenant=ask.tenant,
-            arrival_s=arrived_s,
-            ttft_s=ask.service_class.ttft.target_s,
-            prompt_tokens=int(self._prompt_tokens),
-        )
+        self._waiter = shared.waiter(ask, arrived_s)
         self._expected: Expected | None = None
+
+    @property
+    def retries(self) -> int:
+        return self._attempts.retries
 
     @property
     def used_tokens(self) -> float | None:
         """Of prompt and answer, until now: as the engine counted, else as far as a stream came; None: unknown."""
         if self._used_tokens is not None or not self._ask.is_stream:
             return self._used_tokens
-        return self._prompt_tokens + self._streamed_tokens
+        return self._prompt_tokens + self._relay.tokens
 
     @property
     def age_s(self) -> float:
         return time.monotonic() - self._arrived_s
+
+    @property
+    def _waits_s(self) -> float:
+        """For its next token: since it came, or its stream stands still. Engines put late prompts last."""
+        return time.monotonic() - max(self._arrived_s, self._attempts.still_s or 0.0)
 
     def _patience_s(self, least_s: float) -> float:
         """How long an engine may be silent, its queue included: never less than the class itself is ready to wait."""
@@ -84,43 +93,73 @@ class Flow:
     async def answer(self) -> web.StreamResponse:
         """The client's response, or EngineFailure, Refusal, ClientGone."""
         with self._phase:
-            while True:
-                with await self._turn() as grant:
-                    try:
-                        return await self._serve(grant)
-                    except EngineFailure as failure:
-                        self._before_retry(failure, "prefill" if self._at_prefill(failure, grant.route) else "decode")
+            try:
+                return await self._answer()
+            except (EngineFailure, Refusal) as error:
+                if self._failure is None or not self._stream.is_open:
+                    raise
+                self._shared.metrics.resume(self._not_resumed)
+                raise self._failure from (None if error is self._failure else error)
 
-    def _at_prefill(self, failure: EngineFailure, route: Route) -> bool:
-        return route.prefill is not None and failure.endpoint == route.prefill.name
+    async def _answer(self) -> web.StreamResponse:
+        while True:
+            with await self._turn() as grant:
+                try:
+                    return await self._serve(grant)
+                except EngineFailure as failure:
+                    self._before_retry(failure, grant.phase_of(failure.endpoint))
 
     def _before_retry(self, failure: EngineFailure, phase: str) -> None:
         """Raises the failure when it is final."""
         if failure.is_down:
             self._shared.fleet.exclude(failure.endpoint)
         self._tried.add(failure.endpoint)
-        self._taken += failure.had_request
-        self.retries += 1
-        spent = self.retries >= self._shared.settings.max_attempts or self._taken >= MAX_TAKEN
-        if self._stream.is_open or spent:
+        self._failure, came, has_begun = failure, self._relay.came, self._stream.is_open
+        may_retry = self._attempts.failed(
+            had_request=failure.had_request,
+            has_begun=has_begun,
+            came_further=has_begun and came > self._came,
+            now_s=time.monotonic(),
+        )
+        if has_begun:
+            self._output_tokens = max(0.0, self._output_tokens - (came - self._came))
+            self._rest = self._go_on(failure)
+        self._came = came
+        if not may_retry:
             raise failure
         metrics = self._shared.metrics
         metrics.retries.labels(metrics.service, phase, failure.reason).inc()
-        facts = {"class": self._ask.service_class.name, "engine": failure.endpoint, "reason": failure.reason}
-        age_s = round(self.age_s, 3)
-        log_line(
-            logging.WARNING, "retry", request=self._request_id, phase=phase, age_s=age_s, detail=failure.detail, **facts
-        )
+        self._log("retry", failure, phase=phase, detail=failure.detail)
+
+    def _go_on(self, failure: EngineFailure) -> resume.Continuation:
+        """Where another engine goes on; the failure where none may."""
+        rest = resume.DIVERGED if failure.reason == resume.DIVERGED else self._relay.go_on()
+        if isinstance(rest, str):
+            self._not_resumed = rest
+            self._log("not_resumed", failure, why=rest)
+            raise failure
+        return rest
+
+    def _log(self, event: str, failure: EngineFailure, **facts: object) -> None:
+        facts |= {"class": self._ask.service_class.name, "engine": failure.endpoint, "reason": failure.reason}
+        facts |= {"age_s": round(self.age_s, 3), "tokens": self._relay.came or None}
+        log_line(logging.WARNING, event, request=self._request_id, **facts)
 
     async def _turn(self) -> Grant:
         """Its engines, when it is its turn. What is expected of the first turn is what the request is told."""
         self._phase.close()
-        name, shared = self._ask.service_class.name, self._shared
-        seeker = self._seeker()
-        grant = await shared.room.turn(seeker, lambda: shared.metrics.phase(name, "queued", self._prompt_tokens))
-        if not self.retries:
-            self._expected = seeker.expected
-        return grant
+        while True:
+            seeker = self._seeker()
+            try:
+                grant = await self._shared.room.turn(seeker, lambda: self._in_phase("queued", self._prompt_tokens))
+            except Shed as shed:
+                if isinstance(shed, Overload) or not self._attempts.may_wait(time.monotonic()):
+                    raise
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if not self.retries:
+                self._expected = seeker.expected
+            return grant
 
     def _seeker(self) -> Seeker:
         policy, ask = self._shared.fleet.policy, self._ask
@@ -158,10 +197,13 @@ class Flow:
         shared, ask = self._shared, self._ask
         self._parts = {"queue": self.age_s}
         self._enter("prefill", self._prompt_tokens)
-        body = rules.prefill_copy(ask, self.age_s)
+        body = rules.prefill_copy(ask, self._waits_s)
+        if self._rest is not None:
+            body = resume.prefill_body(ask, body, self._rest)
         timeout_s = self._patience_s(shared.settings.prefill_timeout_s)
         reply = await shared.engines.post(route.prefill, ask.path, body, self._request_id, timeout_s)
-        shared.learn_prompt(ask, reply.get("usage") or {})
+        if self._rest is None:
+            shared.learn_prompt(ask, reply.get("usage") or {})
         params = reply.get("kv_transfer_params")
         return params if isinstance(params, dict) else None
 
@@ -176,16 +218,16 @@ class Flow:
         return await self._respond(grant, None, part="prefill")
 
     async def _respond(self, grant: Grant, kv: JSON | None, *, part: str) -> web.StreamResponse:
-        body = rules.decode_copy(self._ask, self.age_s, kv)
+        body = rules.decode_copy(self._ask, self._waits_s, kv)
         is_prompt_counted = part == "first_decode"
         if self._ask.is_stream:
-            usage, response = await self._relay(grant, body, part)
+            usage, response = await self._streamed(grant, body, part)
         else:
             usage, response = await self._whole(grant.decode, body)
         if not is_prompt_counted:
             self._shared.learn_prompt(self._ask, usage)
         self._shared.learn_answer(self._ask, usage)
-        self._used_tokens = total_of(usage)
+        self._used_tokens = rules.total_of(usage)
         return response
 
     async def _whole(self, lease: Lease, body: JSON) -> tuple[JSON, web.StreamResponse]:
@@ -198,58 +240,50 @@ class Flow:
         response = web.json_response(answer, headers={REQUEST_ID: self._request_id})
         return answer.get("usage") or {}, response
 
-    async def _relay(self, grant: Grant, body: JSON, part: str) -> tuple[JSON, web.StreamResponse]:
-        started_s, lease = time.monotonic(), grant.decode
-        reader = sse.Reader(wants_usage=self._ask.wants_usage)
+    async def _streamed(self, grant: Grant, body: JSON, part: str) -> tuple[JSON, web.StreamResponse]:
+        relay, is_resumed = self._relay, self._rest is not None
+        try:
+            await self._follow(grant, relay.body(body, self._rest), part)
+        except EngineFailure:
+            if not relay.is_whole:
+                raise
+            await relay.close()
+        if is_resumed:
+            self._shared.metrics.resume(resume.RESUMED)
+        return relay.usage, await self._stream.end()
+
+    async def _follow(self, grant: Grant, body: JSON, part: str) -> None:
+        """To its end, or EngineFailure."""
+        started_s, lease, is_first = time.monotonic(), grant.decode, True
         idle_s = self._patience_s(self._shared.settings.idle_timeout_s)
         stream = self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id, idle_s)
         async with stream as chunks:
             try:
-                async for tokens in self._copy(chunks, reader):
-                    if not self._stream_has_token:
-                        self._parts[part] = time.monotonic() - started_s
-                        self._first_token(grant)
+                async for tokens in self._relay.copy(chunks):
+                    if is_first:
+                        self._first_of(grant, part, time.monotonic() - started_s)
+                        is_first = False
                     lease.progress(tokens)
                     self._served(tokens)
             except sse.StreamError as error:
-                raise self._broken(lease, "stream_error", str(error)) from error
-        if not reader.is_done:
-            raise self._broken(lease, "cut", "the stream ended before [DONE]")
-        return reader.usage, await self._stream.end()
+                raise broken(lease.endpoint.name, resume.reason_of(error), str(error)) from error
+        if not self._relay.is_done:
+            raise broken(lease.endpoint.name, "cut", "the stream ended before [DONE]")
 
-    def _broken(self, lease: Lease, reason: str, detail: str) -> EngineFailure:
-        return EngineFailure(lease.endpoint.name, reason, detail, had_request=True, is_down=False)
-
-    async def _copy(self, chunks: AsyncIterator[bytes], reader: sse.Reader) -> AsyncIterator[int]:
-        """Engine to client; yields how many tokens each write brought, once they are in the client's socket."""
-        cutter, gaps = sse.Cutter(), self._shared.metrics.gaps(self._ask.service_class.name)
-        seen, last_s = 0, 0.0
-        async for chunk in chunks:
-            shown = [e for e in map(reader.read, cutter.feed(chunk)) if e is not None]
-            if shown:
-                await self._stream.write(sse.END.join(shown) + sse.END)
-            if reader.tokens == seen:
-                continue
-            now_s = time.monotonic()
-            if seen:
-                gaps.observe(now_s - last_s)
-            self._streamed_tokens += reader.tokens - seen
-            yield reader.tokens - seen
-            seen, last_s = reader.tokens, now_s
-
-    def _first_token(self, grant: Grant) -> None:
-        self._stream_has_token = True
-        if self.judge:
-            self.judge.first_token()
-        name, ttft_s = self._ask.service_class.name, self.age_s
-        self._shared.metrics.observe_ttft(name, ttft_s, self._parts)
-        if self._expected is not None:
-            self._shared.metrics.observe_prediction(name, ttft_s - self._expected.ttft_s)
-        if "first_decode" in self._parts:
-            self._shared.room.lag.saw(self._parts["first_decode"], time.monotonic())
+    def _first_of(self, grant: Grant, part: str, after_s: float) -> None:
+        """The first token of a stream: for the client the first of all, unless another engine had begun."""
+        if not self._stream_has_token:
+            self._parts[part] = after_s
+            self._first_token()
         grant.prompt_done()
         grant.decode.progress(grant.decode.work_tokens - self._output_tokens)
         self._enter("decode")
+
+    def _first_token(self) -> None:
+        self._stream_has_token = True
+        if self.judge:
+            self.judge.first_token()
+        self._shared.first_token(self._ask, self.age_s, self._parts, self._expected)
 
     def _served(self, tokens: object) -> None:
         """Its tenant's share; nobody counts where there is but one."""
@@ -259,11 +293,7 @@ class Flow:
     def _enter(self, phase: str, waiting_tokens: float = 0.0) -> None:
         """The request leaves its phase and is in another."""
         self._phase.close()
-        metrics = self._shared.metrics
-        self._phase.enter_context(metrics.phase(self._ask.service_class.name, phase, waiting_tokens))
+        self._phase.enter_context(self._in_phase(phase, waiting_tokens))
 
-
-def total_of(usage: JSON) -> float | None:
-    """Prompt and answers; None where the engine did not count them."""
-    prompt, answers = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return float(prompt + answers) if isinstance(prompt, int) and isinstance(answers, int) else None
+    def _in_phase(self, phase: str, waiting_tokens: float) -> AbstractContextManager[None]:
+        return self._shared.metrics.phase(self._ask.service_class.name, phase, waiting_tokens)

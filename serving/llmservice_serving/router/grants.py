@@ -69,6 +69,10 @@ class Grant:
             self.prefill = fleet.lease(route.prefill, prompt_tokens).open()
         self.decode = fleet.lease(route.decode, work_tokens).open()
 
+    def phase_of(self, engine: str) -> str:
+        """What the engine of that name does of the request."""
+        return "prefill" if self.route.prefill is not None and self.route.prefill.name == engine else "decode"
+
     def prompt_done(self) -> None:
         if self.prefill is not None:
             self.prefill.close()

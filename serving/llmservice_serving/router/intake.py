@@ -4,19 +4,24 @@ import asyncio
 
 from aiohttp import web
 
-from llmservice_serving.router.errors import Denied
+from llmservice_serving.router.errors import Denied, Refusal
 from llmservice_serving.router.settings import Settings
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 async def body(request: web.Request, settings: Settings) -> bytes:
-    """All of it; Denied with 413 as soon as it is known to be too large, with 408 when it does not come."""
+    """All of it; Denied with 413 as soon as it is known to be too large, with 408 when it does not come.
+
+    Refusal with 400 for what cannot be unpacked.
+    """
     refuse_too_large(request, settings.max_body_bytes)
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             await _ask_for_it(request)
             return await request.read()
+    except web.RequestPayloadError:
+        raise Refusal(400, "The body is not encoded as its headers say (Content-Encoding, chunks).") from None
     except web.HTTPRequestEntityTooLarge:
         raise _too_large(settings.max_body_bytes) from None
     except TimeoutError:

@@ -66,6 +66,7 @@ class Metrics:
             **r,
         )
         self.retries = Counter(names.RETRIES, "Attempts after the first", (L, "phase", "reason"), **r)
+        self.resumes = Counter(names.RESUMES, "Streams whose engine died, by what became of them", (L, "outcome"), **r)
         self.shed = Counter(names.SHED, "Requests refused for want of an engine", (L, C, "reason"), **r)
         self.endpoints = Gauge(names.ENDPOINTS, "Engines as the router sees them", (L, "pool", "state"), **r)
         self.denied = Counter(names.DENIED, "Requests turned away at the door", (L, names.TENANT, "reason"), **r)
@@ -77,6 +78,8 @@ class Metrics:
         self.set_access(names.ACCESS_STATES[0], ())
         for reason in names.DENY_REASONS:
             self.denied.labels(service, "", reason)
+        for outcome in names.FIRST_RESUMES:
+            self.resumes.labels(service, outcome)
 
     def start_classes(self, classes: Iterable[ServiceClass]) -> None:
         """Absent is not zero: make every series of these classes exist."""
@@ -112,6 +115,9 @@ class Metrics:
     def observe_prediction(self, class_name: str, later_s: float) -> None:
         direction = names.DIRECTIONS[later_s > 0]
         self.prediction_error.labels(self.service, class_name, direction).observe(abs(later_s))
+
+    def resume(self, outcome: str) -> None:
+        self.resumes.labels(self.service, outcome).inc()
 
     def set_queue(self, class_name: str, tokens: float) -> None:
         self.queue_tokens.labels(self.service, class_name).set(tokens)

@@ -235,3 +235,9 @@ def _has_media(value: object) -> bool:
 def _limit(body: JSON) -> int | None:
     given = [v for v in (body.get("max_completion_tokens"), body.get("max_tokens")) if isinstance(v, int)]
     return given[0] if given else None
+
+
+def total_of(usage: JSON) -> float | None:
+    """Prompt and answers; None where the engine did not count them."""
+    prompt, answers = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return float(prompt + answers) if isinstance(prompt, int) and isinstance(answers, int) else None

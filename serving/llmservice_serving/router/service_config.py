@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmservice_api.durations import seconds
-from llmservice_core.contract import HEADER_CLASS
-from llmservice_core.model import ServiceClass, Slo
+from llmservice_core.contract import CONDITION_ASLEEP, CONDITION_PROGRESSING, HEADER_CLASS, REASON_ROLLOUT_PAUSE
+from llmservice_core.model import Reason, ServiceClass, Slo
 from llmservice_core.picking import Policy
+from llmservice_core.planner_facts import DEFAULT_START_UP_S
 from llmservice_serving.router.errors import Refusal
+
+HELD_FOR = (Reason.SCALED_TO_ZERO, Reason.WAKING)
+"""Reasons of condition Asleep while no engine need be there."""
 
 
 class BadManifest(ValueError):
@@ -26,8 +30,13 @@ class ServiceConfig:
     routing: Policy = Policy.SHORTEST_QUEUE
     step_tokens: int | None = None
     """Most tokens of an engine's step, where the manifest says it."""
+    resumes: bool = True
+    """Streams whose engine died go on in another one."""
     needs_keys: bool = False
     """`router.access` is set: a router that holds no keys refuses everybody."""
+    start_up_s: float | None = None
+    """No engine need serve now, and one that is started takes so long (the service sleeps, wakes, or a rollout pauses
+    it): requests are held. None: engines are there."""
 
     @property
     def default(self) -> ServiceClass:
@@ -52,6 +61,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         router = spec.get("router") or {}
         routing = Policy(router.get("routing") or Policy.SHORTEST_QUEUE)
         step_tokens = _step_tokens(spec.get("engine") or {})
+        start_up_s = _start_up_s(spec, manifest.get("status") or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadManifest(f"LLMService cannot be read: {type(error).__name__}: {error}") from error
     if sum(c.is_default for c in classes) != 1:
@@ -61,8 +71,23 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         classes=classes,
         routing=routing,
         step_tokens=step_tokens,
+        resumes=router.get("resume") is not False,
         needs_keys=bool(router.get("access")),
+        start_up_s=start_up_s,
     )
+
+
+def _start_up_s(spec: Mapping[str, Any], status: Mapping[str, Any]) -> float | None:
+    """As the operator tells it; a service that may sleep is born asleep, before anybody has told so."""
+    reasons = {c["type"]: c["reason"] for c in status.get("conditions") or ()}
+    asleep = reasons.get(CONDITION_ASLEEP)
+    pools = spec.get("pools") or {}
+    may_sleep = bool(pools) and all(pool.get("minReplicas") == 0 for pool in pools.values())
+    is_awaited = asleep in HELD_FOR or (asleep is None and may_sleep)
+    if not is_awaited and reasons.get(CONDITION_PROGRESSING) != REASON_ROLLOUT_PAUSE:
+        return None
+    observed = ((status.get("plan") or {}).get("inputs") or {}).get("start_up_s")
+    return float(observed) if observed else DEFAULT_START_UP_S
 
 
 def _step_tokens(engine: Mapping[str, Any]) -> int | None:

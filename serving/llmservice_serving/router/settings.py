@@ -11,6 +11,7 @@ from llmservice_core.contract import ENV_SERVICE, PORT_ENGINE_HTTP, PORT_ROUTER_
 from llmservice_core.picking import Policy
 
 PREFIX = "LLMSERVICE_ROUTER_"
+ON_OFF = ("on", "off")
 
 
 def _knob(default: object, what: str) -> Any:
@@ -34,11 +35,14 @@ class Settings:
     metrics_port: int = _knob(PORT_ROUTER_METRICS, "port of /metrics, /healthz and /readyz")
     engine_port: int = _knob(PORT_ENGINE_HTTP, "port of the engines' HTTP server in watched pods")
     policy: str = _knob("", f"{', '.join(Policy)}; default: spec.router.routing of the LLMService")
+    resume: str = _knob("", "on, off: streams whose engine died go on in another; default: spec.router.resume")
+    resume_wait_s: float = _knob(60.0, "a stream that has begun waits this long for an engine that goes on with it")
     step_tokens: int = _knob(0, "tokens of an engine's step, two of which it holds; default: tokenBudget, else 2048")
     prefix_blocks: int = _knob(BLOCKS_PER_ENGINE, "blocks of 128 tokens remembered per engine (prefix-affinity)")
     queue_tokens: int = _knob(1_000_000, "predicted prompt tokens of one class that may wait here; then 503")
     log_level: str = _knob("INFO", "DEBUG also logs each good request")
     wait_for_endpoint_s: float = _knob(10.0, "a request waits this long when no engine can take it, then 503")
+    wait_for_start_s: float = _knob(900.0, "the same while the LLMService says that engines are on their way")
     exclude_s: float = _knob(2.0, "an engine that failed gets nothing new for this long")
     max_attempts: int = _knob(3, "routes tried per request while nothing was sent to the client")
     connect_timeout_s: float = _knob(2.0, "time to connect to an engine in the same cluster")
@@ -68,6 +72,8 @@ def read(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settin
     chosen: dict[str, Any] = {**_from_environment(environ), **given}
     if chosen.get("policy") and chosen["policy"] not in set(Policy):
         parser.error(f"--policy is one of: {', '.join(Policy)}")
+    if chosen.get("resume") and chosen["resume"] not in ON_OFF:
+        parser.error(f"--resume is one of: {', '.join(ON_OFF)}")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
     return Settings(**values)
 

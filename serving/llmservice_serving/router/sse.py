@@ -12,6 +12,8 @@ from llmservice_serving.router.errors import ENGINE_FIELDS
 END = b"\n\n"
 DONE = b"data: [DONE]"
 DATA = b"data: "
+ABORTED = "abort"
+"""vLLM's `finish_reason` of an answer that the engine gave up, as it does when it is told to stop: not an end."""
 
 
 class StreamError(Exception):
@@ -52,6 +54,8 @@ class Reader:
             return event
         if b'"usage":{' in event or b"_transfer_params" in event or event.startswith(b'data: {"error"'):
             return self._read_json(event)
+        if b'"finish_reason":"abort"' in event:
+            raise StreamError("the engine aborted the request")
         self.tokens += 1
         return event
 
@@ -59,6 +63,8 @@ class Reader:
         data: dict[str, Any] = json.loads(event[len(DATA) :])
         if data.get("error"):
             raise StreamError(json.dumps(data["error"]))
+        if any(choice.get("finish_reason") == ABORTED for choice in data.get("choices") or ()):
+            raise StreamError("the engine aborted the request")
         for name in ENGINE_FIELDS:
             data.pop(name, None)
         self.usage = data.get("usage") or self.usage

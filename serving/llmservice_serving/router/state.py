@@ -1,10 +1,13 @@
 """What all requests of one router share. No behaviour beyond learning from `usage`."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmservice_core.line import Waiter
 from llmservice_core.picking import Policy
+from llmservice_core.prompt_pace import Expected
 from llmservice_core.routing import Predictor
 from llmservice_serving.router import rules
 from llmservice_serving.router.door import Door
@@ -14,7 +17,7 @@ from llmservice_serving.router.fleet import Fleet
 from llmservice_serving.router.metrics import Metrics
 from llmservice_serving.router.rules import Ask
 from llmservice_serving.router.service_config import ServiceConfig
-from llmservice_serving.router.settings import Settings
+from llmservice_serving.router.settings import ON_OFF, Settings
 from llmservice_serving.router.waiting_room import STEP_TOKENS, WaitingRoom
 
 
@@ -45,7 +48,15 @@ class Shared:
             self.config = config
             self.fleet.policy = Policy(self.settings.policy or config.routing)
             self.room.step_tokens = self.settings.step_tokens or config.step_tokens or STEP_TOKENS
+            self.room.start_up_s = config.start_up_s
             self.metrics.start_classes(config.classes)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether streams go on elsewhere when their engine dies."""
+        if self.settings.resume:
+            return self.settings.resume == ON_OFF[0]
+        return self.config is not None and self.config.resumes
 
     def configured(self) -> ServiceConfig:
         if self.is_closed:
@@ -69,10 +80,28 @@ class Shared:
         exact = ask.prompt_tokens
         return float(exact) if exact is not None else float(round(self.predictor.prompt(ask.prompt_bytes)))
 
+    def waiter(self, ask: Ask, arrived_s: float) -> Waiter:
+        """The request as the core's line sees it."""
+        return Waiter(
+            service_class=ask.service_class.name,
+            tenant=ask.tenant,
+            arrival_s=arrived_s,
+            ttft_s=ask.service_class.ttft.target_s,
+            prompt_tokens=int(self.predicted_prompt(ask)),
+        )
+
     def predicted_tokens(self, ask: Ask) -> float:
         """Of prompt and answers together: what a tenant is charged until its request has ended."""
         output = self.predictor.output(ask.service_class.name, ask.limit_tokens)
         return self.predicted_prompt(ask) + float(round(output)) * rules.answers(ask.body)
+
+    def first_token(self, ask: Ask, ttft_s: float, parts: Mapping[str, float], expected: Expected | None) -> None:
+        """What the first token of a stream tells: where its time went, and how good the prediction was."""
+        self.metrics.observe_ttft(ask.service_class.name, ttft_s, parts)
+        if expected is not None:
+            self.metrics.observe_prediction(ask.service_class.name, ttft_s - expected.ttft_s)
+        if "first_decode" in parts:
+            self.room.lag.saw(parts["first_decode"], self.fleet.clock())
 
     def learn_prompt(self, ask: Ask, usage: dict[str, Any]) -> None:
         """A prefill has ended and says what it was."""

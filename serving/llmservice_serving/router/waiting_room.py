@@ -18,7 +18,7 @@ from llmservice_core.model import Pool
 from llmservice_core.picking import STEPS_HELD, UNBOUNDED, Policy, Room, Saved
 from llmservice_core.prompt_pace import Expected, Lag, expect
 from llmservice_core.routing import NoRoute, Route, RouteReason
-from llmservice_serving.router.errors import Refusal, Shed, late, queue_full
+from llmservice_serving.router.errors import Overload, Refusal, Shed, late, queue_full, starting
 from llmservice_serving.router.fleet import Fleet
 from llmservice_serving.router.grants import Grant
 
@@ -56,6 +56,9 @@ class WaitingRoom:
     fleet: Fleet
     wait_for_endpoint_s: float
     queue_tokens: int
+    wait_for_start_s: float = 0.0
+    start_up_s: float | None = None
+    """See `ServiceConfig`: while it is a number, requests without an engine are held for `wait_for_start_s`."""
     step_tokens: int = STEP_TOKENS
     routers: Callable[[], int | None] = lambda: None
     """Ready routers, which share the engines' room."""
@@ -85,7 +88,7 @@ class WaitingRoom:
     async def turn(self, seeker: Seeker, queued: Callable[[], AbstractContextManager[object]]) -> Grant:
         """When it is its turn. A refusal instead; `queued` is entered while it waits."""
         line, now_s = self._lines[seeker.one_step], self.fleet.clock()
-        seeker.entered_s = now_s
+        seeker.entered_s = self.fleet.asked_s = now_s
         line.add(seeker.waiter)
         self._seekers[seeker.waiter] = seeker
         try:
@@ -177,6 +180,7 @@ class WaitingRoom:
     def _withdraw(self, seeker: Seeker) -> None:
         """Out of the line at once, or what it has been given in this very moment goes back."""
         if self._seekers.pop(seeker.waiter, None) is not None:
+            self.fleet.asked_s = self.fleet.clock()
             self._lines[seeker.one_step].remove(seeker.waiter)
         if seeker.grant.done() and not seeker.grant.cancelled() and seeker.grant.exception() is None:
             seeker.grant.result().close()
@@ -192,7 +196,11 @@ class WaitingRoom:
         now_s = self.fleet.clock()
         since_s = self._stranded_s.get(seeker.one_step)
         begin_s = now_s if since_s is None else max(since_s, seeker.entered_s)
-        return min(begin_s + self.wait_for_endpoint_s, self._hopeless_s(seeker)) - now_s
+        return min(begin_s + self._wait_for_engine_s, self._hopeless_s(seeker)) - now_s
+
+    @property
+    def _wait_for_engine_s(self) -> float:
+        return self.wait_for_endpoint_s if self.start_up_s is None else self.wait_for_start_s
 
     def _hopeless_s(self, seeker: Seeker) -> float:
         """From when on its target cannot be met; infinite for those that wait all the same."""
@@ -208,16 +216,28 @@ class WaitingRoom:
         since_s = self._stranded_s.get(seeker.one_step)
         if seeker.grant.done():
             return
-        if since_s is not None and now_s >= max(since_s, seeker.entered_s) + self.wait_for_endpoint_s:
+        if since_s is not None and now_s >= max(since_s, seeker.entered_s) + self._wait_for_engine_s:
             route = self.fleet.choose(one_step=seeker.one_step)
             if isinstance(route, NoRoute):
-                raise Shed(route.reason.value, route.message)
+                raise self._no_start(seeker, None) or Shed(route.reason.value, route.message)
         if now_s >= self._hopeless_s(seeker):
             expected = self._expect(seeker, self._lines[seeker.one_step], now_s)
-            raise late(expected, seeker.waiter.ttft_s or 0.0)
+            target_s = seeker.waiter.ttft_s or 0.0
+            raise self._no_start(seeker, target_s) or late(expected, target_s)
+
+    def _no_start(self, seeker: Seeker, target_s: float | None) -> Overload | None:
+        """The refusal of one that would have to wait for an engine's start; None where none is to be waited for."""
+        if self.start_up_s is None or self.fleet.prompt_engines(one_step=seeker.one_step):
+            return None
+        now_s = self.fleet.clock()
+        left_s = self.start_up_s - (now_s - self._stranded_s.get(seeker.one_step, now_s))
+        return starting(max(1.0, left_s), target_s)
 
     def _refuse_if_late(self, seeker: Seeker) -> None:
         target_s, expected = seeker.waiter.ttft_s, seeker.expected
+        refusal = self._no_start(seeker, target_s) if seeker.sheds_late and target_s is not None else None
+        if refusal is not None and (self.start_up_s or 0.0) > (target_s or 0.0):
+            raise refusal
         if seeker.sheds_late and target_s is not None and expected and expected.late_by_s(target_s) > 0:
             raise late(expected, target_s)
 
