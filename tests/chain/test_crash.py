@@ -8,7 +8,7 @@ import pytest
 
 from e2e import kube
 from e2e.chain import services
-from e2e.chain.streams import Answer, Outcome, Streams, streaming
+from e2e.chain.streams import Answer, Streams, streaming
 from e2e.demo.chat import wait_ready
 from e2e.soak import faults, record
 from e2e.soak.site import Site
@@ -44,17 +44,12 @@ def killed(site: Site, streams: Streams, kind: str) -> list[Answer]:
     return lost
 
 
-def test_each_kind_of_process_killed_loses_what_is_said_and_no_more(site: Site) -> None:
+def test_each_kind_of_process_killed_loses_nothing_but_streams_of_a_killed_router(site: Site) -> None:
     with streaming(kube.expose(site.namespace, NAME), NAME, WIDTH) as streams:
         time.sleep(AFTER_S)
-        assert killed(site, streams, "SIGKILL of the operator") == []
-        assert killed(site, streams, "SIGKILL of a prefill engine") == []
-        assert killed(site, streams, "SIGKILL of a router") == []
-        with_decode = killed(site, streams, "SIGKILL of a decode engine")
+        for kind in ("the operator", "a prefill engine", "a router", "a decode engine"):
+            assert killed(site, streams, f"SIGKILL of {kind}") == []
         kube.wait_for("all of them back", site.is_whole, WELL_S)
         whole = streams.whole
         kube.wait_for("answers from those that came back", lambda: streams.whole >= whole + 2 * WIDTH, 60)
-    late = record.losses(streams.answers, site.router_kills)
-    assert late == with_decode
-    assert all(a.outcome is Outcome.CUT and "error event" in a.detail for a in with_decode)
-    assert len(with_decode) <= WIDTH
+    assert record.losses(streams.answers, site.router_kills) == []
