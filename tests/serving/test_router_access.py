@@ -306,7 +306,7 @@ async def test_several_routers_share_a_limit(tmp_path: Path) -> None:
         one["metadata"]["labels"] = labels
         api.put("pods", one, "ADDED")
     async with watched(tmp_path, api) as r:
-        await until(lambda: r.shared.are_engines_synced)
+        await until(lambda: r.shared.are_engines_synced and len(api.watches) == 2)
         assert r.shared.door.routers == 2
         assert r.shared.fleet.snapshot() == []
         door = r.shared.door

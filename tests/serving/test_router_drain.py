@@ -78,6 +78,7 @@ async def test_a_drain_taken_back_gets_requests_again(tmp_path: Path) -> None:
     api.put("pods", pod("b"), "ADDED")
     async with running([engine]), watched(tmp_path, api, int(engine.url.rsplit(":", 1)[1])) as r:
         await until(lambda: states(r) == {"a": "draining", "b": "ready"} and r.shared.not_ready() is None)
+        await until(lambda: len(api.watches) == 2)
         api.put("pods", pod("a"))
         await until(lambda: states(r)["a"] == "ready", timeout_s=1)
         asked = [asyncio.create_task(_plain(r)) for _ in range(2)]
