@@ -71,7 +71,7 @@ def test_one_plan_with_every_step_and_number(capsys: pytest.CaptureFixture[str])
     assert main(["plan", CHAT, *load, "--gpu", "a100", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert [s["name"] for s in record["steps"]] == [
-        "stale", "demand", "capacity", "size", "backlog", "feedback", "unknown", "stabilise", "limits"
+        "stale", "demand", "capacity", "size", "backlog", "feedback", "slack", "unknown", "stabilise", "limits"
     ]  # fmt: skip
     assert record["steps"][-1]["prefill"] == 3
 

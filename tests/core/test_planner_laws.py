@@ -30,6 +30,7 @@ from llmservice_core.model import (
     Slo,
 )
 from llmservice_core.planner import plan
+from llmservice_core.planner_facts import ALL_STEPS
 from llmservice_core.planner_forecast import Errors
 from llmservice_core.planner_memory import Memory
 
@@ -180,10 +181,10 @@ def applied(seen: Observation, made: Plan) -> Observation:
 
 
 @settings(max_examples=200, deadline=None)
-@given(worlds)
-def test_law_1_limits_always_hold(world: World) -> None:
+@given(worlds, st.booleans())
+def test_law_1_limits_always_hold(world: World, flips: bool) -> None:
     goal, seen, memory = world
-    made, _ = plan(goal, seen, memory)
+    made, _ = plan(goal, seen, memory, settings=replace(ALL_STEPS, flips=flips))
     for p in goal.pools:
         assert p.min_replicas <= (made.replicas(p.pool) or 0) <= p.max_replicas
     assert goal.gpu_budget is None or gpus(goal, made) <= goal.gpu_budget
