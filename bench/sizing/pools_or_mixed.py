@@ -155,6 +155,7 @@ def row(load_name: str, gpus: int, tbt_ms: float, seconds: float, link: Link, no
 
 
 COLUMNS = (
+    "TBT, ms",
     "GPUs",
     "work, req/s",
     "mixed, req/s",

@@ -83,10 +83,12 @@ async def test_a_stream_that_goes_on_is_not_late_by_the_time_that_its_tokens_too
 async def test_a_stream_survives_one_engine_after_another(tmp_path: Path) -> None:
     dying = [TokenEngine(f"d{i}", mode="die", die_after=5) for i in range(3)]
     async with router(tmp_path, mixed=[*dying, TokenEngine("good")]) as r:
-        for _ in range(5):
+        for _ in range(40):  # which engine a request gets is drawn
             one = await told(r, {**BODY, **USAGE})
             assert (one["errors"], one["finish"]) == ([], ["length"])
             assert one["usage"] == [{"prompt_tokens": 2, "completion_tokens": 20, "total_tokens": 22}]
+            if await r.metric(names.RETRIES) >= 3:
+                break
         assert await r.metric(names.RETRIES) >= 3
 
 
