@@ -93,7 +93,8 @@ def test_a_request_wakes_a_service_without_engines_and_it_falls_asleep_again(nam
     assert "Waking" in reasons
     assert ask(url, ZERO) == answers[0]
     kube.wait_for("it to be awake", lambda: condition(ZERO, "Asleep")["reason"] == "Awake", 30)
-    kube.wait_for("it to sleep again", lambda: condition(ZERO, "Asleep")["status"] == "True", 60)
+    # Not before the minute is over in which Prometheus counts its arrival.
+    kube.wait_for("it to sleep again", lambda: condition(ZERO, "Asleep")["status"] == "True", 150)
     kube.wait_for("no engine", lambda: not engines(ZERO), 60)
     kube.kubectl("-n", namespace, "delete", "llmsvc", ZERO)
 

@@ -1,6 +1,7 @@
 """The fleet's books: leases and exclusions."""
 
 from contextlib import suppress
+from dataclasses import replace
 
 from llmservice_core.model import Pool
 from llmservice_core.routing import Endpoint, Route
@@ -40,6 +41,18 @@ def test_progress_lowers_the_work_and_never_below_nothing() -> None:
         lease.progress(500)
         assert loads(fleet) == {"m1": (7, 2)}
     assert loads(fleet) == {"m1": (0, 0)}
+
+
+def test_what_goes_is_a_last_resort_unless_engines_are_on_their_way_in_its_place() -> None:
+    fleet = Fleet()
+    fleet.update([replace(M1, draining=True, deleted=True)])
+    assert chosen(fleet) == "m1"
+    assert [e.name for e in fleet.prompt_engines(one_step=False)] == ["m1"]
+    fleet.awaits_engines = True
+    assert chosen(fleet) == "NoEndpoint"
+    assert fleet.prompt_engines(one_step=False) == []
+    fleet.update([replace(M1, draining=True, deleted=True), M2])
+    assert chosen(fleet) == "m2"
 
 
 def test_a_moved_lease_takes_its_work_along() -> None:

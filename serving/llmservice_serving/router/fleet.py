@@ -70,6 +70,8 @@ class Fleet:
         self.policy, self.clock = policy, clock
         self.slack: Slack | None = None
         """Which prompts decode engines may compute; None: none that another engine could."""
+        self.awaits_engines = False
+        """The service says that engines are on their way in the place of those that go."""
         self.on_change: Callable[[], None] = lambda: None
         self._exclude_s, self._draw = exclude_s, draw
         self._known: dict[str, Endpoint] = {}
@@ -104,7 +106,7 @@ class Fleet:
         """Without engines that failed a moment ago or that this request has tried (`avoid`)."""
         excluded = self._excluded() | set(avoid)
         return choose(
-            self.snapshot(),
+            [self._with_load(e) for e in self._able()],
             one_step=one_step,
             policy=self.policy,
             excluded=excluded,
@@ -118,8 +120,13 @@ class Fleet:
     def prompt_engines(self, *, one_step: bool) -> list[Endpoint]:
         """Those that may compute a prompt of this kind now."""
         pools = (Pool.MIXED, Pool.DECODE) if one_step else (Pool.PREFILL, Pool.MIXED)
-        found = (usable(self._known.values(), pool, self._excluded()) for pool in pools)
+        found = (usable(self._able(), pool, self._excluded()) for pool in pools)
         return next((engines for engines in found if engines), [])
+
+    def _able(self) -> list[Endpoint]:
+        """Pods that go because new ones are on their way are no last resort: work would only hold them, and the others
+        wait for their GPUs."""
+        return [e for e in self._known.values() if not (e.deleted and self.awaits_engines)]
 
     def pace(self, name: str) -> PromptPace:
         return self._paces.setdefault(name, PromptPace())

@@ -50,6 +50,8 @@ class Shared:
             self.fleet.policy = Policy(self.settings.policy or config.routing)
             self.room.step_tokens = self.settings.step_tokens or config.step_tokens or STEP_TOKENS
             self.room.start_up_s = config.start_up_s
+            self.fleet.awaits_engines = config.start_up_s is not None
+            self.fleet.on_change()
             self.metrics.start_classes(config.classes)
 
     @property
