@@ -32,7 +32,7 @@ lint: env ## ruff, mypy, import contracts
 test-fast: env ## rules, manifests, templates: seconds, no programs needed
 	.venv/bin/pytest -q -m "not api and not engine and not prometheus and not cluster"
 
-test: env ## every tier on this machine: builds what is missing first (warm under 20 min; a first run builds Kubernetes too)
+test: env ## every tier on this machine: builds what is missing first (warm 30 to 45 min on 2 cores; a first run builds Kubernetes too)
 	$(PY) -m e2e.check
 
 evidence: env ## sizing laws on the same simulated loads -> bench/sizing/RESULTS.md (2 hours; Q=--quick: about 10 minutes)
