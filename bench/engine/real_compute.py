@@ -3,16 +3,17 @@
     python -m bench.engine.real_compute [--minutes 4] [--load 0.9] [--write]
 
 A check that pacing does not flatter: SmolLM2-135M in float32 on one core, ShareGPT lengths at an eighth, 16 sequences,
-64 tokens a step for all (slai-plus takes up to 96 where the strict target allows). What the engine can do is measured
-first: a burst under the stock order gives requests per second and the time of a full step. Targets stand to that step
-as in the paper: strict 0.93 of it, relaxed five times that. The policies run one after the other, for they would share
-the cores; each gets the same requests at the same moments. Ratios, not times, are the result.
+64 tokens a step (slai-plus takes up to 96 where targets allow; its widths are an eighth, too). What the engine can do
+is measured first: a burst under the stock order gives requests per second and the time of a full step. Targets stand to
+that step as in the paper: strict 0.93 of it, relaxed five times that. The policies run one after the other, for they
+would share the cores; each gets the same requests at the same moments. Ratios, not times, are the result.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,8 +38,15 @@ def options(policy: str) -> local.Options:
     return local.Options(
         port=port, metrics_port=metrics_port, policy=policy, service=f"bench/{policy}", model=models.SMOLLM,
         max_batched_tokens=budget, max_seqs=SEQUENCES, max_model_len=MODEL_LEN, kv_bytes=KV_TOKENS * KV_BYTES_PER_TOKEN,
-        args=("--no-enable-prefix-caching",),
+        args=("--no-enable-prefix-caching", *(scaled() if policy == "slai-plus" else ())),
     )  # fmt: skip
+
+
+def scaled() -> tuple[str, str]:
+    """slai-plus with its widths at an eighth, as prompts, budget and sequences are."""
+    bulk = Bulk()
+    widths = {name: getattr(bulk, name) // SCALE for name in ("narrowest", "widest", "tile", "long_tokens")}
+    return "--additional-config", json.dumps({"llmservice": widths})
 
 
 def calibrate(trace: Sequence[tuple[int, int]]) -> tuple[float, float]:
