@@ -16,13 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.sizing.pools_or_mixed import GOOD, highest, scenario, trace, work
+from bench.sizing.pools_or_mixed import GOOD, good_share, highest, scenario, trace, work
 from llmservice_core.model import Pool
 from llmservice_core.picking import Policy
-from llmservice_sim.fleet import Fleet
-from llmservice_sim.fleet_requests import Outcome
 from llmservice_sim.fleet_settings import Link, Scenario
-from llmservice_sim.laws import Static
 
 RESULTS = Path(__file__).with_name("ASSUMPTIONS.md")
 SIZES = {Pool.PREFILL: 5, Pool.DECODE: 5}
@@ -48,9 +45,7 @@ def variant(changes: Mapping[str, Any]) -> Scenario:
 
 
 def good(setting: Scenario, rate_rps: float, seconds: float) -> float:
-    result = Fleet(setting, Static(SIZES)).run(trace(LOAD, rate_rps, seconds, 0))
-    judged = [r for r in result.requests if r.outcome is not Outcome.REFUSED]
-    return sum(r.is_good for r in judged) / len(judged)
+    return good_share(setting, SIZES, trace(LOAD, rate_rps, seconds, 0))
 
 
 def main() -> None:

@@ -35,6 +35,18 @@ BURST = (replace(_class("users", 3.0, 0.035), is_default=True),)
 """As in ai-dynamo/dynamo#10528."""
 
 
+def asked(time_s: float, prompt_tokens: int, output_tokens: int, c: ServiceClass) -> Arrival:
+    """A request of a class, with its targets."""
+    return Arrival(
+        time_s=time_s,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        service_class=c.name,
+        tbt_s=c.tbt.target_s,
+        ttft_s=c.ttft.target_s,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """`rows` makes the requests for a number of seconds; `full_s` and `quick_s` are how long the two forms take."""
@@ -64,16 +76,7 @@ class Case:
         rng, found = random.Random(f"{seed}/classes"), []
         for time_s, prompt, output in self.rows(seconds, seed):
             c = rng.choice(self.classes)
-            found.append(
-                Arrival(
-                    time_s=time_s,
-                    prompt_tokens=prompt,
-                    output_tokens=output,
-                    service_class=c.name,
-                    tbt_s=c.tbt.target_s,
-                    ttft_s=c.ttft.target_s,
-                )
-            )
+            found.append(asked(time_s, prompt, output, c))
         return found
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from bench.sizing.cases import CHAT, MOST_PROMPT, SERVICE
+from bench.sizing.cases import CHAT, MOST_PROMPT, SERVICE, asked
 from bench.sizing.rad_claims import Ideal, ideal
 from e2e.load import read_trace
 from llmservice_cli.service_file import load
@@ -73,16 +73,7 @@ def trace(load_name: str, rate_rps: float, seconds: float, seed: int, tbt_ms: fl
     draw, now_s, made, users = random.Random(f"{seed}/{load_name}"), 0.0, [], classes(tbt_ms)
     while (now_s := now_s + draw.expovariate(rate_rps)) < seconds:
         (prompt, output), c = draw.choice(lengths(load_name)), draw.choice(users)
-        made.append(
-            Arrival(
-                time_s=now_s,
-                prompt_tokens=prompt,
-                output_tokens=output,
-                service_class=c.name,
-                tbt_s=c.tbt.target_s,
-                ttft_s=c.ttft.target_s,
-            )
-        )
+        made.append(asked(now_s, prompt, output, c))
     return made
 
 
