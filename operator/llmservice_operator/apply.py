@@ -50,6 +50,8 @@ class Applier:
     cluster: Cluster
     watches: Watches
     settled: dict[Key, tuple[str, Any]] = field(default_factory=dict)
+    _missed: set[Key] = field(default_factory=set)
+    """Deleted by somebody else and not yet known to be back: the answer to our write may get lost."""
     _parent_lives: bool = False
     """Looked up at most once in a pass."""
 
@@ -84,14 +86,26 @@ class Applier:
         live = living.get(key) or await self._unseen(service, item)
         if live is not None:
             _refuse_strangers(live, service)
-            if live["metadata"].get("deletionTimestamp") or not self._needs(live, item):
+            if live["metadata"].get("deletionTimestamp"):
                 return
+            if not self._needs(live, item):
+                self._is_back(key, done)
+                return
+        elif key in self.settled:
+            self._missed.add(key)
         answer = await self.cluster.apply(item)
         self.watches.put(answer)
-        what = self._what_happened(key, live, item, answer)
+        if live is not None and live["metadata"]["uid"] != answer["metadata"]["uid"]:
+            self._missed.add(key)  # deleted after our last look
+        elif live is not None and self._is_edited(live, item, answer):
+            done.restored.append(Restored(kind=key[0].kind, name=key[1], what="edited"))
         self.settled[key] = (_digest_of(item), compare.part_of(answer, item))
-        if what is not None:
-            done.restored.append(Restored(kind=key[0].kind, name=key[1], what=what))
+        self._is_back(key, done)
+
+    def _is_back(self, key: Key, done: Writes) -> None:
+        if key in self._missed:
+            self._missed.discard(key)
+            done.restored.append(Restored(kind=key[0].kind, name=key[1], what="deleted"))
 
     def _needs(self, live: Manifest, item: Manifest) -> bool:
         if _digest_of(live) != _digest_of(item):
@@ -99,15 +113,12 @@ class Applier:
         settled = (_digest_of(item), compare.part_of(live, item))
         return compare.differs(live, item) and self.settled.get(_key(item)) != settled
 
-    def _what_happened(self, key: Key, live: Manifest | None, item: Manifest, answer: Manifest) -> str | None:
-        """None: it is our own change, or none at all.
+    def _is_edited(self, live: Manifest, item: Manifest, answer: Manifest) -> bool:
+        """By somebody else: a new wish of ours is none.
 
         After a restart we do not know yet how the API server spells our values; then it answers with what was there.
         """
-        if live is None:
-            return "deleted" if key in self.settled else None
-        changed = compare.part_of(answer, item) != compare.part_of(live, item)
-        return "edited" if changed and _digest_of(live) == _digest_of(item) else None
+        return compare.part_of(answer, item) != compare.part_of(live, item) and _digest_of(live) == _digest_of(item)
 
     async def _unseen(self, service: LLMService, item: Manifest) -> Manifest | None:
         """What no watch shows: nothing, or a stranger of this name, or ours whose label somebody took away.
@@ -132,6 +143,7 @@ class Applier:
             await self.cluster.delete(child)
         self.watches.drop(child)
         self.settled.pop(_key(child), None)
+        self._missed.discard(_key(child))
 
 
 async def _attempt(key: Key, work: Awaitable[None], done: Writes) -> None:

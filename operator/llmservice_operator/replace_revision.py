@@ -114,8 +114,6 @@ def _scene(
     service, revision, resource = of.service, of.revision, of.service.spec.engine.accelerator_resource
     own = [p for p in engines if revision_of(p) == revision]
     homeless = observe_pods.unplaced(own, now_s, UNPLACED_S) if found is not None else []
-    in_old = {name_of(p) for d in old for p in _pods_of(d, engines)}
-    gone = [p for p in engines if revision_of(p) != revision and (_leaves(p) or name_of(p) not in in_old)]
     budget = service.spec.scaling.gpu_budget
     limits = [limit for limit in (budget, found) if limit is not None]
     return Scene(
@@ -126,10 +124,24 @@ def _scene(
         ),
         new_ready={p: _count([pod for pod in own if observe_pods.is_ready(pod)], p) for p in of.sizes},
         old=_side(old, staying, resource),
-        leaving_gpus=sum(rollout.gpus_of(p["spec"], resource) for p in gone),
+        leaving_gpus=_leaving_gpus(revision, old, staying, engines, resource),
         limit=min(limits, default=None),
         homeless=len(homeless),
     )
+
+
+def _leaving_gpus(
+    revision: str, old: Sequence[Manifest], staying: Mapping[str, int], engines: Sequence[Manifest], resource: str
+) -> int:
+    """Of all earlier pods but as many as are to stay: one that goes without a mark (its Deployment was made smaller
+    before anything else said so) holds its GPUs, too."""
+    earlier = [p for p in engines if revision_of(p) != revision]
+    kept = {name_of(p) for d in old for p in _staying_first(_pods_of(d, earlier))[: staying[name_of(d)]]}
+    return sum(rollout.gpus_of(p["spec"], resource) for p in earlier if name_of(p) not in kept)
+
+
+def _staying_first(pods: Iterable[Manifest]) -> list[Manifest]:
+    return sorted(pods, key=_leaves)
 
 
 def _side(old: Sequence[Manifest], staying: Mapping[str, int], resource: str) -> Side:

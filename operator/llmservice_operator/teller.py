@@ -7,6 +7,7 @@ that was killed before it could tell.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,13 +16,15 @@ from llmservice_core.model import Mode, Pool
 from llmservice_core.planner_memory import Memory
 from llmservice_operator import conditions, events, status
 from llmservice_operator.apply import Restored
-from llmservice_operator.errors import Exists, Gone, OperatorError, ServiceGone
+from llmservice_operator.errors import Exists, Gone, NotReady, OperatorError, ServiceGone, Unreachable
 from llmservice_operator.facts import Facts
 from llmservice_operator.kinds import Manifest, name_of
 from llmservice_operator.world import World
 
 TOLD = ("Degraded", "MetricsAvailable")
 """Conditions whose flips are Events."""
+UNSENT = 20
+"""Events kept for an API server that does not take them; of more the oldest are dropped."""
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class Teller:
     told: Mapping[Pool, int] = field(init=False)
     written_s: float = float("-inf")
     _once: set[str] = field(default_factory=set)
+    _unsent: deque[Manifest] = field(default_factory=lambda: deque(maxlen=UNSENT))
 
     def __post_init__(self) -> None:
         self.history = list(self.shown.history) if self.shown else []
@@ -47,6 +51,7 @@ class Teller:
         return {Pool(name): int(pool["desired"]) for name, pool in known.items() if "desired" in pool}
 
     async def tell(self, facts: Facts, restored: Sequence[Restored]) -> None:
+        await self._send_again()
         for one in restored:
             log.info("%s: %s %s was %s by somebody else: put back", facts.service.key, one.kind, one.name, one.what)
             await self.post(events.restored(facts.service, one, facts.now_s))
@@ -107,14 +112,24 @@ class Teller:
         return await self.post(event)
 
     async def post(self, event: Manifest) -> bool:
-        """Whether it is new. One that is lost is no reason to stop."""
+        """Whether it is new. One that could not be sent is no reason to stop: it is sent again with the next pass."""
         try:
             await self.world.cluster.create(event)
         except Exists:
             return False
+        except (NotReady, Unreachable) as error:
+            log.warning("an Event waits (%s): %s", error, event["message"])
+            self._unsent.append(event)
         except OperatorError as error:
             log.warning("an Event was lost (%s): %s", error, event["message"])
         return True
+
+    async def _send_again(self) -> None:
+        """Its name is the same, so one whose answer alone was lost is not told twice."""
+        waiting = list(self._unsent)
+        self._unsent.clear()
+        for event in waiting:
+            await self.post(event)
 
 
 def _status_of(facts: Facts, new: Status) -> Manifest:

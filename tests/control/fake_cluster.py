@@ -88,6 +88,8 @@ class FakeCluster:
         return self.logs[pod]
 
     async def create(self, manifest: Manifest) -> Manifest:
+        if manifest["kind"] in self.refuse:
+            raise self.refuse[manifest["kind"]]
         if name_of(manifest) in self.events:
             raise Exists(f"events {name_of(manifest)} already exists")
         self.events[name_of(manifest)] = manifest

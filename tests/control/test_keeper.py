@@ -84,6 +84,48 @@ async def test_what_was_put_back_is_told_though_another_child_is_refused(cluster
     assert outcome.problem == ("Misconfigured", str(REFUSAL))
 
 
+DELETED = ["Service chat was deleted by somebody else and is put back"]
+
+
+def deleted_by_somebody(cluster: FakeCluster, one: Keeper, key: str) -> None:
+    one.world.watches.drop(cluster.objects.pop(key))
+
+
+async def test_a_deleted_child_is_told_once_though_the_answer_to_its_repair_is_lost(cluster: FakeCluster) -> None:
+    one = await running(cluster)
+    deleted_by_somebody(cluster, one, "Service/chat")
+    cluster.lost["Service/chat"] = NotReady("the API server broke off an answer")
+    await one.pass_once(one.service)
+    assert not cluster.told("Restored"), "nobody knows yet whether it is back"
+    seen(cluster, one.world.watches)
+    await one.pass_once(one.service)
+    await one.pass_once(one.service)
+    assert cluster.told("Restored") == DELETED
+
+
+async def test_a_child_deleted_between_our_look_and_our_write_is_told(cluster: FakeCluster) -> None:
+    one = await running(cluster)
+    shown_still = copy.deepcopy(cluster.objects["Service/chat"])
+    shown_still["metadata"]["uid"] = "of the one that was deleted"
+    shown_still["spec"]["selector"] = {}
+    deleted_by_somebody(cluster, one, "Service/chat")
+    one.world.watches.put(shown_still)
+    await one.pass_once(one.service)
+    assert cluster.told("Restored") == DELETED
+
+
+async def test_an_event_that_the_api_server_did_not_take_is_sent_with_the_next_pass(cluster: FakeCluster) -> None:
+    one = await running(cluster)
+    deleted_by_somebody(cluster, one, "Service/chat")
+    cluster.refuse["Event"] = NotReady("etcd has no leader")
+    await one.pass_once(one.service)
+    assert not cluster.told("Restored")
+    cluster.refuse.clear()
+    await one.pass_once(one.service)
+    await one.pass_once(one.service)
+    assert cluster.told("Restored") == DELETED
+
+
 async def test_an_api_server_that_is_away_is_asked_once(cluster: FakeCluster) -> None:
     one = keeper(cluster, minimum(1, 1))
     cluster.refuse["ServiceAccount/chat-router"] = Unreachable("the API server does not answer")

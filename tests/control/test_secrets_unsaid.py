@@ -71,6 +71,7 @@ def talkative(plane: ControlPlane, tmp_path: Path) -> Iterator[Operator]:
     one.start()
     yield one
     one.stop()
+    print(one.log.read_text()[-20_000:])  # shown where the test fails
 
 
 class Echo(Engine):
