@@ -9,7 +9,7 @@ sum of bench/data/step-times/README.md, with coefficients of its own for steps t
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -55,26 +55,22 @@ def work(prefill: Sequence[tuple[int, int]] = (), decode_kv: Sequence[int] = ())
     )
 
 
-def batch_work(batch: Iterable[tuple[int, int]], most_decode_tokens: int = 1) -> Work:
-    """Sums over what an engine scheduled: (new tokens, tokens computed before) of each request. A request whose cache
-    gets one more token (or as many as are speculated) costs what a decode does."""
-    new = attention = context = chunks = decodes = kv = 0.0
-    for q, c in batch:
-        if q <= most_decode_tokens and c > 0:
-            decodes += q
-            kv += c + q
-        else:
-            new += q
-            attention += q * (c + q / 2)
-            context += c + q
-            chunks += 1
+def batch_work(new: Sequence[int], cached: Sequence[int], most_decode_tokens: int = 1) -> Work:
+    """Sums over what an engine scheduled: new tokens and tokens computed before, of each request. A request whose cache
+    gets one more token (or as many as are speculated) costs what a decode does.
+
+    An engine adds this up in every step: chunks are few, so sums over all less those of the chunks are the decodes'.
+    """
+    chunks = [(q, c) for q, c in zip(new, cached, strict=True) if q > most_decode_tokens or not c]
+    new_tokens, context = sum(q for q, _ in chunks), sum(c + q for q, c in chunks)
+    tokens = sum(new)
     return Work(
-        new_tokens=new,
-        attention_tokens2=attention,
-        context_tokens=context,
-        chunks=chunks,
-        decodes=decodes,
-        decode_kv_tokens=kv,
+        new_tokens=float(new_tokens),
+        attention_tokens2=float(sum(q * (c + q / 2) for q, c in chunks)),
+        context_tokens=float(context),
+        chunks=float(len(chunks)),
+        decodes=float(tokens - new_tokens),
+        decode_kv_tokens=float(sum(cached) + tokens - context),
     )
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from llmservice_core.backlog import LATE, ON_TIME, OVERDUE
 from llmservice_core.bulk import Bulk, Pace
@@ -32,14 +33,18 @@ from llmservice_core.policy_slai import Slai
 from llmservice_core.policy_turns import take_turns
 from llmservice_core.steps import Chunk, Mode, Plain, StepPlan, StepTime, Task, View, packed
 
+PROMPT, PRODUCED = attrgetter("prompt_tokens"), attrgetter("produced")
+LAST = attrgetter("last_token_s", "pending_s", "tbt_s")
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Decodes of a step with the sums that its time depends on, and when the first of them is due."""
+    """Decodes of a step with the sums that its time depends on, when the first of them is due, and their targets."""
 
     tasks: Sequence[Task]
     kv_tokens: int
     due_s: float
+    targets: frozenset[float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,7 @@ class Plus(Plain):
         every = self._group(view.decodes)
         every_s = step_s(_work((), every))
         sit_out_s = step_s(Work(new_tokens=self.bulk.widest, chunks=1)) + self.bulk.decode_margin * every_s
-        strict, relaxed = self._split(view.decodes, sit_out_s)
+        strict, relaxed = self._split(every, sit_out_s)
         return Scene(
             view=view,
             step_s=step_s,
@@ -131,23 +136,22 @@ class Plus(Plain):
             sit_out_s=sit_out_s,
         )
 
-    def _split(self, decodes: Sequence[Task], sit_out_s: float) -> tuple[Sequence[Task], Sequence[Task]]:
+    def _split(self, every: Group, sit_out_s: float) -> tuple[Sequence[Task], Sequence[Task]]:
         """Those whose target is strict, and the rest. Mostly all are of one kind, and nothing is copied."""
-        targets = {d.tbt_s for d in decodes}
-        tight = {tbt_s for tbt_s in targets if self._is_tight(tbt_s, sit_out_s)}
+        decodes = every.tasks
+        tight = {tbt_s for tbt_s in every.targets if self._is_tight(tbt_s, sit_out_s)}
         if not tight:
             return (), decodes
-        if len(tight) == len(targets):
+        if len(tight) == len(every.targets):
             return decodes, ()
         return [d for d in decodes if d.tbt_s in tight], [d for d in decodes if d.tbt_s not in tight]
 
     def _group(self, tasks: Sequence[Task]) -> Group:
-        kv, due_s, aim = 0, math.inf, self.bulk.aim
-        for d in tasks:
-            kv += d.prompt_tokens + d.produced
-            if d.tbt_s is not None and d.last_token_s is not None:
-                due_s = min(due_s, d.last_token_s + d.pending_s + aim * d.tbt_s)
-        return Group(tasks, kv, due_s)
+        """Decodes served together have the same last token, so few cases are looked at: this runs in every step."""
+        cases, aim = set(map(LAST, tasks)), self.bulk.aim
+        due = [last_s + pending_s + aim * tbt_s for last_s, pending_s, tbt_s in cases if None not in (last_s, tbt_s)]
+        kv = sum(map(PROMPT, tasks)) + sum(map(PRODUCED, tasks))
+        return Group(tasks, kv, min(due, default=math.inf), frozenset(tbt_s for _, _, tbt_s in cases))
 
     def _due_s(self, d: Task) -> float:
         if d.tbt_s is None or d.last_token_s is None:

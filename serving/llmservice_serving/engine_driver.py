@@ -32,6 +32,8 @@ class Driver:
         """Requests hidden from vLLM's own loop, with the tokens that they may get of what budget is left."""
         self.hidden: list[Any] = []
         self._started: list[Any] = []
+        self._decoding: list[Any] = []
+        """The requests of a view's `started` and `decodes`, in their order."""
         self.budget = 0
         """Most tokens of the step, those of `later` included."""
         self._settings, self._seats, self._tile_tokens = settings, seats, tile_tokens
@@ -46,8 +48,9 @@ class Driver:
         if is_stuck or not self._has_choice(scheduler, last_step_s):
             return
         scheduler.waiting.prompts.advance(now_s)
-        self.plan = self.policy.plan(self._view(scheduler, now_s, pending_s))
-        self._apply(scheduler, self.plan)
+        view = self._view(scheduler, now_s, pending_s)
+        self.plan = self.policy.plan(view)
+        self._apply(scheduler, self.plan, view)
 
     def _has_choice(self, scheduler: Any, last_step_s: float) -> bool:
         """A started prompt, or one that waits, is not blocked (say, for its grammar) and finds a place."""
@@ -59,20 +62,18 @@ class Driver:
 
     def _view(self, scheduler: Any, now_s: float, pending_s: float) -> View:
         """One block of the cache is vLLM's own."""
-        decodes: list[Task] = []
-        started: list[Task] = []
-        self._started = []
-        seats = self._seats.by_id
-        for r in scheduler.running:
-            seat = seats[r.request_id]
-            if pending_s:
+        seats, running = self._seats.by_id, scheduler.running
+        self._started = [r for r in running if r.is_prefill_chunk]
+        self._decoding = running[: len(running) - len(self._started)]
+        if running[len(self._decoding) :] != self._started:  # mostly the last ones, see _apply
+            self._decoding = [r for r in running if not r.is_prefill_chunk]
+        decodes: list[Task] = [seats[r.request_id] for r in self._decoding]
+        started: list[Task] = [seats[r.request_id] for r in self._started]
+        for seat, r in zip(started, self._started, strict=True):
+            seat.computed = r.num_computed_tokens
+        if pending_s:
+            for seat, r in zip(decodes, self._decoding, strict=True):
                 seat.pending_s = pending_s if r.num_output_placeholders else 0.0
-            if r.is_prefill_chunk:
-                seat.computed = r.num_computed_tokens
-                started.append(seat)
-                self._started.append(r)
-            else:
-                decodes.append(seat)
         block, step_s = scheduler.block_size, self.times.believed
         return View(
             now_s=now_s,
@@ -98,8 +99,9 @@ class Driver:
             tile=self._tile_tokens,
         )
 
-    def _apply(self, scheduler: Any, plan: StepPlan) -> None:
-        serve, later, waits = _requests(plan.serve), _requests(plan.later), _requests(plan.waits)
+    def _apply(self, scheduler: Any, plan: StepPlan, view: View) -> None:
+        serve = self._decoding if plan.serve is view.decodes else _requests(plan.serve)
+        later, waits = _requests(plan.later), _requests(plan.waits)
         chunks = [(_seat(task), n) for task, n in plan.chunks]
         going_on = [(seat.request, n) for seat, n in chunks if seat.is_started]
         new = [(seat, n) for seat, n in chunks if not seat.is_started]

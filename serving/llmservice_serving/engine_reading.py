@@ -41,4 +41,6 @@ def live_of(scheduler: Any, hidden: int, unpulled: Mapping[str, int]) -> Live:
 
 def step_work(requests: Mapping[str, Any], scheduled: Mapping[str, int], most_decode_tokens: int) -> Work:
     """What was scheduled, before the requests' counters move."""
-    return batch_work([(q, requests[i].num_computed_tokens) for i, q in scheduled.items()], most_decode_tokens)
+    return batch_work(
+        list(scheduled.values()), [requests[i].num_computed_tokens for i in scheduled], most_decode_tokens
+    )

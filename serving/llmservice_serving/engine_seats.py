@@ -33,11 +33,11 @@ class Seat(Task):
     preemptions: int = 0
     """Those that were seen to have made a token late."""
 
-    def missed(self, gaps: Gaps, step: StepFacts) -> None:
-        """Its token came too late with this step: count what made it so."""
+    def why_late(self, gaps: Gaps, step: StepFacts) -> str:
+        """Its token came too late with this step: what made it so."""
         preemptions = self.request.num_preemptions
         was_preempted, self.preemptions = preemptions > self.preemptions, preemptions
-        gaps.misses[cause(was_preempted=was_preempted, sat_out=self.sat_out, target_s=gaps.target_s, step=step)] += 1
+        return cause(was_preempted=was_preempted, sat_out=self.sat_out, target_s=gaps.target_s, step=step)
 
     def back_in_line(self) -> None:
         """It waits: for the first time, or because it was pre-empted."""
@@ -132,16 +132,15 @@ class Seats:
         heard: list[Seat] = []
         run_gaps, run_last_s, run_from = None, None, 0
         for request_id, new in zip(request_ids, tokens, strict=False):
-            seat = seats.get(request_id) if new else None
-            if seat is None:
+            if not new or request_id not in seats:
                 continue
-            gaps, last_s = seat.gaps, seat.last_token_s
-            if gaps is not run_gaps or last_s != run_last_s:
+            seat = seats[request_id]
+            if seat.last_token_s != run_last_s or seat.gaps is not run_gaps:
                 _count(run_gaps, run_last_s, heard, run_from, step)
-                run_gaps, run_last_s, run_from = gaps, last_s, len(heard)
+                run_gaps, run_last_s, run_from = seat.gaps, seat.last_token_s, len(heard)
             n = len(new)
-            if n > 1 and gaps is not None:
-                gaps.in_time(n - 1)
+            if n > 1 and seat.gaps is not None:
+                seat.gaps.in_time(n - 1)
             seat.produced += n
             seat.last_token_s = now_s
             heard.append(seat)
@@ -181,5 +180,13 @@ def _count(gaps: Gaps | None, last_s: float | None, seats: Sequence[Seat], first
     if gaps is None or last_s is None or first == len(seats):
         return
     if gaps.count(step.ended_s - last_s, len(seats) - first):
-        for seat in seats[first:]:
-            seat.missed(gaps, step)
+        _miss(gaps, seats[first:], step)
+
+
+def _miss(gaps: Gaps, late: Sequence[Seat], step: StepFacts) -> None:
+    """Count what made them late: of most it is the step alone, so that is found once."""
+    special = [s for s in late if s.sat_out or s.request.num_preemptions > s.preemptions]
+    for seat in special:
+        gaps.misses[seat.why_late(gaps, step)] += 1
+    others = cause(was_preempted=False, sat_out=0, target_s=gaps.target_s, step=step)
+    gaps.misses[others] += len(late) - len(special)

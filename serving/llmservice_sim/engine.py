@@ -95,7 +95,7 @@ class Engine:
         else:
             self._carry_out(batch, plan)
         self._is_stuck = plan is not None and not batch.tokens
-        batch.work = batch_work((n, job.computed) for job, n in batch.tokens.items())
+        batch.work = batch_work(list(batch.tokens.values()), [job.computed for job in batch.tokens])
         for job, n in batch.tokens.items():
             job.computed += n
             job.is_prefill = job.computed < job.known

@@ -185,11 +185,11 @@ class TestNumbers:
         assert ("c1", 0.1) not in n.gaps
 
 
-def request(extra: dict[str, Any] | None) -> Any:
+def request(extra: dict[str, Any] | None, name: str = "r") -> Any:
     """What Seats reads of vLLM's."""
     params = SimpleNamespace(extra_args=extra)
     return SimpleNamespace(
-        request_id="r",
+        request_id=name,
         num_tokens=7,
         sampling_params=params,
         arrival_time=time.time(),
@@ -274,6 +274,19 @@ class TestSeats:
         assert seat.gaps is not None
         assert seat.gaps.misses == {name: int(name == cause) for name in CAUSES}
         assert (seat.gaps.slack[0], sum(seat.gaps.slack), seat.sat_out) == (1, 2, 0)
+
+    def test_of_tokens_that_are_late_together_each_has_its_own_cause(self) -> None:
+        seats = Seats()
+        seats.numbers = numbers()
+        for name in ("plain", "preempted", "sat out", "as plain"):
+            seats.of(request({"class": "c", "tbt_s": 0.1}, name))
+        seats.served(list(seats.by_id), [[7]] * 4, step(1.0))
+        seats.by_id["preempted"].request.num_preemptions = 1
+        seats.sit_out(["sat out"])
+        seats.served(list(seats.by_id), [[7]] * 4, step(1.25, seconds=0.05))
+        gaps = seats.by_id["plain"].gaps
+        assert gaps is not None
+        assert gaps.misses == dict.fromkeys(CAUSES, 0) | {"overload": 2, "preemption": 1, "held_back": 1}
 
     def test_the_policy_hears_of_each_request_once(self) -> None:
         heard: list[str] = []

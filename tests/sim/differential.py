@@ -109,7 +109,9 @@ def real(policy: str, blocks: int, rows: list[Arrival]) -> tuple[list[Batch], in
         tokens = output.num_scheduled_tokens
         if tokens:
             batches.append({int(i): n for i, n in tokens.items()})
-            clock.now_s += MODEL.work_s(batch_work((n, started(before[i], requests[i], n)) for i, n in tokens.items()))
+            clock.now_s += MODEL.work_s(
+                batch_work(list(tokens.values()), [started(before[i], requests[i], n) for i, n in tokens.items()])
+            )
         s.update_from_output(output, DRIVE.result(output, requests))
     return batches, sum(r.num_preemptions for r in requests.values())
 
