@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 from llmservice_core.backlog import LATE, ON_TIME, OVERDUE
 from llmservice_core.bulk import Bulk, Pace
@@ -32,9 +31,6 @@ from llmservice_core.latency import Work
 from llmservice_core.policy_slai import Slai
 from llmservice_core.policy_turns import take_turns
 from llmservice_core.steps import Chunk, Mode, Plain, StepPlan, StepTime, Task, View, packed
-
-PROMPT, PRODUCED = attrgetter("prompt_tokens"), attrgetter("produced")
-LAST = attrgetter("last_token_s", "pending_s", "tbt_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +143,17 @@ class Plus(Plain):
         return [d for d in decodes if d.tbt_s in tight], [d for d in decodes if d.tbt_s not in tight]
 
     def _group(self, tasks: Sequence[Task]) -> Group:
-        """Decodes served together have the same last token, so few cases are looked at: this runs in every step."""
-        cases, aim = set(map(LAST, tasks)), self.bulk.aim
-        due = [last_s + pending_s + aim * tbt_s for last_s, pending_s, tbt_s in cases if None not in (last_s, tbt_s)]
-        kv = sum(map(PROMPT, tasks)) + sum(map(PRODUCED, tasks))
-        return Group(tasks, kv, min(due, default=math.inf), frozenset(tbt_s for _, _, tbt_s in cases))
+        """Decodes served together have the same last token: this runs in every step, so a case is noted once a run."""
+        kv, cases, aim = 0, set[tuple[float | None, float, float | None]](), self.bulk.aim
+        last_s: float | None = math.nan
+        pending_s, tbt_s = 0.0, None
+        for d in tasks:
+            kv += d.prompt_tokens + d.produced
+            if d.last_token_s is not last_s or d.tbt_s is not tbt_s or d.pending_s is not pending_s:
+                last_s, pending_s, tbt_s = d.last_token_s, d.pending_s, d.tbt_s
+                cases.add((last_s, pending_s, tbt_s))
+        due = [last + pending + aim * tbt for last, pending, tbt in cases if last is not None and tbt is not None]
+        return Group(tasks, kv, min(due, default=math.inf), frozenset(tbt for _, _, tbt in cases))
 
     def _due_s(self, d: Task) -> float:
         if d.tbt_s is None or d.last_token_s is None:
