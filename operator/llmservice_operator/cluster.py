@@ -77,7 +77,7 @@ class Cluster:
                 if event["type"] == "ERROR":
                     raise _error(event["object"].get("code", 500), event["object"].get("message", ""))
                 yield event
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # the last: it ended within an event
             raise NotReady(f"the watch of {kind.plural} broke: {error}") from error
         finally:
             response.close()

@@ -112,3 +112,22 @@ async def test_nobody_there(door: Cluster, tmp_path: Path, monkeypatch: pytest.M
             await away.list(DEPLOYMENT, "ns")
     finally:
         await away.close()
+
+
+def changed(name: str, size: int = 0) -> bytes:
+    seen = {"metadata": {"name": name, "annotations": {"note": "x" * size}}}
+    return json.dumps({"type": "MODIFIED", "object": seen}).encode() + b"\n"
+
+
+async def test_a_watch_takes_objects_of_any_size(door: Cluster, answers: Api) -> None:
+    answers.body = changed("small") + changed("as large as etcd takes", 1_500_000) + changed("behind it")
+    found = [event["object"]["metadata"]["name"] async for event in door.watch(DEPLOYMENT, "ns", "1")]
+    assert found == ["small", "as large as etcd takes", "behind it"]
+
+
+async def test_a_watch_that_ends_within_an_event_is_tried_again(door: Cluster, answers: Api) -> None:
+    answers.body = changed("whole") + changed("torn")[:40]
+    watch = door.watch(DEPLOYMENT, "ns", "1")
+    assert (await anext(watch))["object"]["metadata"]["name"] == "whole"
+    with pytest.raises(NotReady, match="broke"):
+        await anext(watch)
