@@ -136,12 +136,8 @@ def _leaving_gpus(
     """Of all earlier pods but as many as are to stay: one that goes without a mark (its Deployment was made smaller
     before anything else said so) holds its GPUs, too."""
     earlier = [p for p in engines if revision_of(p) != revision]
-    kept = {name_of(p) for d in old for p in _staying_first(_pods_of(d, earlier))[: staying[name_of(d)]]}
+    kept = {name_of(p) for d in old for p in sorted(_pods_of(d, earlier), key=_leaves)[: staying[name_of(d)]]}
     return sum(rollout.gpus_of(p["spec"], resource) for p in earlier if name_of(p) not in kept)
-
-
-def _staying_first(pods: Iterable[Manifest]) -> list[Manifest]:
-    return sorted(pods, key=_leaves)
 
 
 def _side(old: Sequence[Manifest], staying: Mapping[str, int], resource: str) -> Side:

@@ -199,6 +199,20 @@ async def test_a_lone_pair_pauses_and_says_so_before_it_stops_serving(monkeypatc
     assert "no engine serves until revision" in told
 
 
+async def test_old_pods_that_leave_without_a_mark_hold_their_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their Deployments were made smaller, and the controllers have not come to them yet."""
+    one = await scene(monkeypatch, 1, 2)
+    one.generation += 1
+    one.keeper.service = one.service("b")
+    for old in one.deployments():
+        one.keeper.world.watches.put(await one.cluster.scale(old, 0))
+    await one.keeper.pass_once(one.keeper.service)
+    new = [d for d in one.deployments() if d["spec"]["template"]["spec"]["containers"][0]["image"] == "b"]
+    assert [d["spec"]["replicas"] for d in new] == [0, 0]
+    await one.settle()
+    assert (one.history[-1], one.most) == ((0, 1), 2)
+
+
 async def test_a_broken_revision_takes_no_more_than_its_first_pair_and_the_old_spec_brings_all_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
