@@ -4,11 +4,13 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
 
+from llmservice_serving.router.edge import Edge
 from llmservice_serving.router.errors import ClientGone, Refusal
 from llmservice_serving.router.sse import error_event
 
@@ -72,6 +74,8 @@ class ClientStream:
         self.response = web.StreamResponse(headers=headers)
         self.response.content_type = "text/event-stream"
         self.response.charset = "utf-8"
+        self._push: Callable[[bytes], None]
+        self._is_chunked = False
 
     @property
     def is_open(self) -> bool:
@@ -87,6 +91,42 @@ class ClientStream:
         except (ConnectionError, RuntimeError) as error:
             raise ClientGone(str(error)) from error
         self._stall.end()
+
+    @contextmanager
+    def direct(self, hold: Callable[[bool], None]) -> Iterator[None]:
+        """For an open stream: inside the block `push` may be used. `hold` is told whether the client is behind."""
+        edge = self._request.protocol
+        assert isinstance(edge, Edge)
+        if edge.transport is None:
+            raise ClientGone("the connection is closed")
+        self._push, self._is_chunked = edge.transport.write, self.response.headers.get("Transfer-Encoding") == "chunked"
+
+        def valve(is_behind: bool) -> None:
+            self._stall.begin() if is_behind else self._stall.end()
+            hold(is_behind)
+
+        edge.valve = valve
+        if edge.writing_paused:
+            valve(True)
+        try:
+            yield
+        finally:
+            edge.valve = None
+            self._stall.end()
+
+    def push(self, data: bytes) -> None:
+        """To the socket's buffer at once. It takes everything: who pushes must stop when told to hold."""
+        try:
+            self._push(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        except (ConnectionError, RuntimeError) as error:
+            raise ClientGone(str(error)) from error
+
+    def push_chunk(self, raw: bytes, begin: int) -> None:
+        """The same, of one whole chunk of HTTP whose data begins there: as it is, where the client's are chunks too."""
+        try:
+            self._push(raw if self._is_chunked else raw[begin:-2])
+        except (ConnectionError, RuntimeError) as error:
+            raise ClientGone(str(error)) from error
 
     async def end(self) -> web.StreamResponse:
         self._stall.begin()

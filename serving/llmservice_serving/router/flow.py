@@ -255,16 +255,20 @@ class Flow:
     async def _follow(self, grant: Grant, body: JSON, part: str) -> None:
         """To its end, or EngineFailure."""
         started_s, lease, is_first = time.monotonic(), grant.decode, True
+
+        def came(tokens: int) -> None:
+            nonlocal is_first
+            if is_first:
+                self._first_of(grant, part, time.monotonic() - started_s)
+                is_first = False
+            lease.progress(tokens)
+            self._served(tokens)
+
         idle_s = self._patience_s(self._shared.settings.idle_timeout_s)
         stream = self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id, idle_s)
-        async with stream as chunks:
+        async with stream as wire:
             try:
-                async for tokens in self._relay.copy(chunks):
-                    if is_first:
-                        self._first_of(grant, part, time.monotonic() - started_s)
-                        is_first = False
-                    lease.progress(tokens)
-                    self._served(tokens)
+                await self._relay.copy(wire, came)
             except sse.StreamError as error:
                 raise broken(lease.endpoint.name, resume.reason_of(error), str(error)) from error
         if not self._relay.is_done:

@@ -30,9 +30,26 @@ class Cutter:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def has_rest(self) -> bool:
+        """The next bytes are in the middle of an event."""
+        return bool(self._rest)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         *whole, self._rest = (self._rest + chunk).split(END)
         return whole
+
+
+def is_plain(raw: bytes, begin: int) -> bool:
+    """Whether a chunk of HTTP, whose data begins there, is one event that `Reader` would pass as it is, with a token."""
+    return (
+        raw.startswith(b'data: {"id"', begin)
+        and raw.endswith(b"}\n\n\r\n")
+        and b'"usage":{' not in raw
+        and b"_transfer_params" not in raw
+        and b'"finish_reason":"abort"' not in raw
+        and raw.find(END) == len(raw) - 4
+    )
 
 
 @dataclass(slots=True, kw_only=True)
