@@ -75,7 +75,8 @@ class ClientStream:
         self.response.content_type = "text/event-stream"
         self.response.charset = "utf-8"
         self._push: Callable[[bytes], None]
-        self._is_chunked = False
+        self.takes_chunks = False
+        """Its client reads HTTP/1.1, so the answer is sent in chunks."""
 
     @property
     def is_open(self) -> bool:
@@ -93,13 +94,19 @@ class ClientStream:
         self._stall.end()
 
     @contextmanager
-    def direct(self, hold: Callable[[bool], None]) -> Iterator[None]:
-        """For an open stream: inside the block `push` may be used. `hold` is told whether the client is behind."""
+    def direct(self, hold: Callable[[bool], None]) -> Iterator[Callable[[bytes], None]]:
+        """For an open stream: inside the block `push` may be used. `hold` is told whether the client is behind.
+
+        What the block gets writes bytes as they are: whole chunks of HTTP, only where it `takes_chunks`.
+        """
         edge = self._request.protocol
         assert isinstance(edge, Edge)
         if edge.transport is None:
             raise ClientGone("the connection is closed")
-        self._push, self._is_chunked = edge.transport.write, self.response.headers.get("Transfer-Encoding") == "chunked"
+        self._push, self.takes_chunks = (
+            edge.transport.write,
+            self.response.headers.get("Transfer-Encoding") == "chunked",
+        )
 
         def valve(is_behind: bool) -> None:
             self._stall.begin() if is_behind else self._stall.end()
@@ -109,7 +116,7 @@ class ClientStream:
         if edge.writing_paused:
             valve(True)
         try:
-            yield
+            yield self._push
         finally:
             edge.valve = None
             self._stall.end()
@@ -117,14 +124,7 @@ class ClientStream:
     def push(self, data: bytes) -> None:
         """To the socket's buffer at once. It takes everything: who pushes must stop when told to hold."""
         try:
-            self._push(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
-        except (ConnectionError, RuntimeError) as error:
-            raise ClientGone(str(error)) from error
-
-    def push_chunk(self, raw: bytes, begin: int) -> None:
-        """The same, of one whole chunk of HTTP whose data begins there: as it is, where the client's are chunks too."""
-        try:
-            self._push(raw if self._is_chunked else raw[begin:-2])
+            self._push(b"%x\r\n%b\r\n" % (len(data), data) if self.takes_chunks else data)
         except (ConnectionError, RuntimeError) as error:
             raise ClientGone(str(error)) from error
 

@@ -254,21 +254,20 @@ class Flow:
 
     async def _follow(self, grant: Grant, body: JSON, part: str) -> None:
         """To its end, or EngineFailure."""
-        started_s, lease, is_first = time.monotonic(), grant.decode, True
+        started_s, lease = time.monotonic(), grant.decode
 
-        def came(tokens: int) -> None:
-            nonlocal is_first
-            if is_first:
-                self._first_of(grant, part, time.monotonic() - started_s)
-                is_first = False
+        def each(tokens: int) -> None:
             lease.progress(tokens)
             self._served(tokens)
+
+        def first() -> None:
+            self._first_of(grant, part, time.monotonic() - started_s)
 
         idle_s = self._patience_s(self._shared.settings.idle_timeout_s)
         stream = self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id, idle_s)
         async with stream as wire:
             try:
-                await self._relay.copy(wire, came)
+                await self._relay.copy(wire, first=first, each=each if self._ask.tenant else lease.progress)
             except sse.StreamError as error:
                 raise broken(lease.endpoint.name, resume.reason_of(error), str(error)) from error
         if not self._relay.is_done:

@@ -11,9 +11,6 @@ from llmservice_serving.router.errors import JSON
 from llmservice_serving.router.rules import Ask
 from llmservice_serving.router.state import Shared
 
-MOST_DIGITS = 8
-"""Of the length of a chunk that is passed on unread, with the end of its line."""
-
 
 class Relay:
     """Of one request, over all engines that serve it. A `Sink`."""
@@ -26,7 +23,10 @@ class Relay:
         self._reader: Answer | sse.Reader = sse.Reader(wants_usage=ask.wants_usage)
         self._last_s: float | None = None
         self._cutter = sse.Cutter()
-        self._told: Callable[[int], None]
+        self._template = sse.Template()
+        self._first: Callable[[], None] | None = None
+        self._each: Callable[[int], None]
+        self._push_raw: Callable[[bytes], None]
         self.tokens = 0
         """That the client has."""
 
@@ -65,23 +65,24 @@ class Relay:
             return self._why_not or resume.NO_IDS
         return resume.go_on(self._ask, self._answer.sent)
 
-    async def copy(self, wire: Wire, told: Callable[[int], None]) -> None:
-        """Engine to client, to the end; `told` how many tokens each read brought, once they are in the socket's buffer.
+    async def copy(self, wire: Wire, *, first: Callable[[], None], each: Callable[[int], None]) -> None:
+        """Engine to client, to the end; `each` is told how many tokens a read brought, `first` before the first.
 
         The first event opens the client's stream, which must be waited for. From then on nothing is.
         """
-        self._cutter, self._told = sse.Cutter(), told
+        self._cutter, self._first, self._each = sse.Cutter(), first, each
+        self._template.forget()
         while not self._stream.is_open:
             data = await wire.read()
             if not data:
                 return
             await self._open_with(data)
-        with self._stream.direct(wire.hold):
+        with self._stream.direct(wire.hold) as self._push_raw:
             await wire.pour(self)
 
     async def _open_with(self, data: bytes) -> None:
         """What came before an error is out, too, where somebody could go on from there."""
-        before, error = self._reader.tokens, None
+        before = self._reader.tokens
         shown, error = self._read(self._cutter.feed(data))
         if shown and (error is None or self._answer is not None):
             await self._stream.write(shown)
@@ -91,28 +92,35 @@ class Relay:
 
     def frame(self, raw: bytes, now_s: float) -> bool:
         """Most reads are one chunk with one event that needs no change: its bytes go on as they came."""
-        begin = raw.find(b"\r\n", 0, MOST_DIGITS) + 2
-        if (
-            self._answer is not None
-            or not raw.startswith(b"%x\r\n" % (len(raw) - begin - 2))
-            or not sse.is_plain(raw, begin)
-            or self._cutter.has_rest
-        ):
+        if not self._template.fits(raw):
             return False
-        self._stream.push_chunk(raw, begin)
-        before, self._reader.tokens = self._reader.tokens, self._reader.tokens + 1
-        self._count(before, now_s)
+        self._push_raw(raw)
+        if self._last_s is not None:
+            self._gaps.observe(now_s - self._last_s)
+        self._last_s = now_s
+        self._reader.tokens += 1
+        self.tokens += 1
+        self._each(1)
         return True
 
     def feed(self, data: bytes, now_s: float) -> None:
         """One write for all. What came before an error is out, too."""
         before = self._reader.tokens
-        shown, error = self._read(self._cutter.feed(data))
+        events = self._cutter.feed(data)
+        shown, error = self._read(events)
         if shown:
             self._stream.push(shown)
         if error is not None:
             raise error
         self._count(before, now_s)
+        self._learn(events, shown, self._reader.tokens - before)
+
+    def _learn(self, events: list[bytes], shown: bytes, new: int) -> None:
+        """Of a single event that was passed as it was, where the next one may be passed unread."""
+        if self._answer is not None or not self._stream.takes_chunks or self._cutter.has_rest:
+            self._template.forget()
+        elif len(events) == 1 and shown == events[0] + sse.END and new:
+            self._template.learn(events[0])
 
     def _read(self, events: list[bytes]) -> tuple[bytes, sse.StreamError | None]:
         """What the client may see of them, up to an error."""
@@ -132,7 +140,10 @@ class Relay:
             self._gaps.observe(now_s - self._last_s)
         self._last_s = now_s
         self.tokens += new
-        self._told(new)
+        if self._first is not None:
+            self._first()
+            self._first = None
+        self._each(new)
 
     async def close(self) -> None:
         """What the engine did not come to say any more."""
