@@ -54,7 +54,6 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._all_open.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._last_s = now_s = monotonic()

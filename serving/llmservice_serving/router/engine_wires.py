@@ -43,6 +43,10 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+MOST_TURNS = 10
+"""Of the loop, until connections that were aborted are closed; it takes one or two."""
+
+
 class Wires:
     """Connections to all engines. At most `MOST_KEPT` of each wait for another request, no longer than `keep_s`."""
 
@@ -82,8 +86,9 @@ class Wires:
             self._sweep.cancel()
         for wire in list(self._open):
             wire.abort()
-        while self._open:
-            await asyncio.sleep(0)
+        for _ in range(MOST_TURNS):
+            if self._open:
+                await asyncio.sleep(0)
 
     async def _connect(self, origin: Origin) -> Wire:
         loop = asyncio.get_running_loop()
@@ -96,6 +101,8 @@ class Wires:
         except (OSError, TimeoutError) as error:
             raise NotConnectedError(f"{origin.host}:{origin.port}: {error or 'no connection in time'}") from error
         self._prepare(transport)
+        if wire.is_open:  # one given up while it connects is closed by the loop and never told so
+            self._open.add(wire)
         return wire
 
     def _close_old(self) -> None:

@@ -56,12 +56,11 @@ class Engines:
         self, endpoint: Endpoint, path: str, body: JSON, request_id: str, idle_s: float
     ) -> AsyncIterator[Wire]:
         """An open stream of bytes; leaving the block before its end cancels the request in the engine."""
-        data = json.dumps(body, separators=(",", ":")).encode()
         async with _failures(endpoint):
             origin = origin_of(endpoint.url)
             wire = await self._wires.get(origin)
             try:
-                wire.send(_request(origin, path, data, request_id), idle_s)
+                wire.send(_request(origin, path, body, request_id), idle_s)
                 head = await wire.head()
                 if head.status >= 400:
                     _raise_for(endpoint, head.status, await wire.read_all())
@@ -70,8 +69,9 @@ class Engines:
                 self._wires.put(origin, wire)
 
 
-def _request(origin: Origin, path: str, data: bytes, request_id: str) -> bytes:
+def _request(origin: Origin, path: str, body: JSON, request_id: str) -> bytes:
     """`request_id` is of our own making, so nothing of a client stands in the head."""
+    data = json.dumps(body, separators=(",", ":")).encode()
     return (
         b"POST %b%b HTTP/1.1\r\nHost: %b\r\nAccept: */*\r\nContent-Type: application/json\r\n"
         b"X-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b"

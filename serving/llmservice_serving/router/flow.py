@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 
 from aiohttp import web
 
@@ -254,14 +255,11 @@ class Flow:
 
     async def _follow(self, grant: Grant, body: JSON, part: str) -> None:
         """To its end, or EngineFailure."""
-        started_s, lease = time.monotonic(), grant.decode
+        lease, first = grant.decode, partial(self._first_of, grant, part, time.monotonic())
 
         def each(tokens: int) -> None:
             lease.progress(tokens)
             self._served(tokens)
-
-        def first() -> None:
-            self._first_of(grant, part, time.monotonic() - started_s)
 
         idle_s = self._patience_s(self._shared.settings.idle_timeout_s)
         stream = self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id, idle_s)
@@ -273,10 +271,10 @@ class Flow:
         if not self._relay.is_done:
             raise broken(lease.endpoint.name, "cut", "the stream ended before [DONE]")
 
-    def _first_of(self, grant: Grant, part: str, after_s: float) -> None:
+    def _first_of(self, grant: Grant, part: str, started_s: float) -> None:
         """The first token of a stream: for the client the first of all, unless another engine had begun."""
         if not self._stream_has_token:
-            self._parts[part] = after_s
+            self._parts[part] = time.monotonic() - started_s
             self._first_token()
         grant.prompt_done()
         grant.decode.progress(grant.decode.work_tokens - self._output_tokens)

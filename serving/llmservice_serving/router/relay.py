@@ -73,22 +73,21 @@ class Relay:
         self._cutter, self._first, self._each = sse.Cutter(), first, each
         self._template.forget()
         while not self._stream.is_open:
-            data = await wire.read()
-            if not data:
+            if not await self._open(wire):
                 return
-            await self._open_with(data)
         with self._stream.direct(wire.hold) as self._push_raw:
             await wire.pour(self)
 
-    async def _open_with(self, data: bytes) -> None:
-        """What came before an error is out, too, where somebody could go on from there."""
-        before = self._reader.tokens
+    async def _open(self, wire: Wire) -> bool:
+        """With the first event, False if none came. Before an error only where somebody could go on from there."""
+        before, data = self._reader.tokens, await wire.read()
         shown, error = self._read(self._cutter.feed(data))
         if shown and (error is None or self._answer is not None):
             await self._stream.write(shown)
         if error is not None:
             raise error
         self._count(before, time.monotonic())
+        return bool(data)
 
     def frame(self, raw: bytes, now_s: float) -> bool:
         """Most reads are one chunk with one event that needs no change: its bytes go on as they came."""
