@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 
 from aiohttp import web
 
@@ -254,26 +255,26 @@ class Flow:
 
     async def _follow(self, grant: Grant, body: JSON, part: str) -> None:
         """To its end, or EngineFailure."""
-        started_s, lease, is_first = time.monotonic(), grant.decode, True
+        lease, first = grant.decode, partial(self._first_of, grant, part, time.monotonic())
+
+        def each(tokens: int) -> None:
+            lease.progress(tokens)
+            self._served(tokens)
+
         idle_s = self._patience_s(self._shared.settings.idle_timeout_s)
         stream = self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id, idle_s)
-        async with stream as chunks:
+        async with stream as wire:
             try:
-                async for tokens in self._relay.copy(chunks):
-                    if is_first:
-                        self._first_of(grant, part, time.monotonic() - started_s)
-                        is_first = False
-                    lease.progress(tokens)
-                    self._served(tokens)
+                await self._relay.copy(wire, first=first, each=each if self._ask.tenant else lease.progress)
             except sse.StreamError as error:
                 raise broken(lease.endpoint.name, resume.reason_of(error), str(error)) from error
         if not self._relay.is_done:
             raise broken(lease.endpoint.name, "cut", "the stream ended before [DONE]")
 
-    def _first_of(self, grant: Grant, part: str, after_s: float) -> None:
+    def _first_of(self, grant: Grant, part: str, started_s: float) -> None:
         """The first token of a stream: for the client the first of all, unless another engine had begun."""
         if not self._stream_has_token:
-            self._parts[part] = after_s
+            self._parts[part] = time.monotonic() - started_s
             self._first_token()
         grant.prompt_done()
         grant.decode.progress(grant.decode.work_tokens - self._output_tokens)
