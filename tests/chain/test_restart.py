@@ -1,6 +1,6 @@
 """A restarted operator decides as one that lives: the pods of a pool are taken away as long after the load fell.
 
-Real Prometheus, real engines at a card's pace; the operator's process is killed in the middle of its stabilization window.
+Real Prometheus, real engines at a card's pace; the operator is killed in the middle of its stabilization window.
 The window is in no process: the new one has it from `status.memory` and from Prometheus' history.
 """
 
