@@ -26,6 +26,10 @@ class SilentError(WireError):
     """Nothing came for as long as was to be waited."""
 
 
+class MovedError(WireError):
+    """The engine shall not have the request any more."""
+
+
 class Sink(Protocol):
     """What a stream is poured into. `now_s` is of time.monotonic()."""
 
@@ -63,7 +67,7 @@ class Wire(asyncio.Protocol):
                 return
             self._take(data, now_s)
         except Exception as error:  # noqa: BLE001 - whoever waits for the answer gets it
-            self._fail(error)
+            self.fail(error)
 
     def eof_received(self) -> None:
         """The transport closes itself then."""
@@ -172,7 +176,8 @@ class Wire(asyncio.Protocol):
         if self._answer.is_whole:
             self._wake()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Whoever waits for the answer gets it."""
         self._error = WireError(str(error)) if isinstance(error, BadAnswerError) else error
         self._wake()
 
@@ -201,7 +206,7 @@ class Wire(asyncio.Protocol):
             self._last_s = now_s
         left_s = self._last_s + self._idle_s - now_s
         if left_s <= 0:
-            self._fail(SilentError(f"nothing came for {self._idle_s:g} s"))
+            self.fail(SilentError(f"nothing came for {self._idle_s:g} s"))
         else:
             self._timer = asyncio.get_running_loop().call_later(left_s, self._look)
 

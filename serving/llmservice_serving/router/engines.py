@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from llmservice_core.routing import Endpoint
-from llmservice_serving.router.engine_wire import NotConnectedError, SilentError, Wire, WireError
+from llmservice_serving.router.engine_wire import MovedError, NotConnectedError, SilentError, Wire, WireError
 from llmservice_serving.router.engine_wires import Origin, Wires, origin_of
 from llmservice_serving.router.errors import JSON, EngineFailure, Passed, as_openai
 from llmservice_serving.router.settings import Settings
@@ -18,6 +18,7 @@ from llmservice_serving.router.settings import Settings
 KEEP_ALIVE_S = 2.0
 """Below the 5 s after which vLLM's HTTP server closes an idle connection, so that we never write into a closing one."""
 UNAVAILABLE = 503
+MOVED = "drain_deadline"
 PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 5, 3, 3
 """A node that vanishes says nothing: probes of the kernel find a dead connection in about 14 s, not idle_timeout_s."""
 
@@ -34,11 +35,20 @@ class Engines:
             limit=0, keepalive_timeout=KEEP_ALIVE_S, ttl_dns_cache=10, socket_factory=_socket
         )
         self._session = aiohttp.ClientSession(connector=connector)
+        self._calls: dict[Wire, str] = {}
+        """Requests that are with an engine, and its name."""
         self._wires = Wires(connect_s=settings.connect_timeout_s, keep_s=KEEP_ALIVE_S, prepare=_probe_transport)
 
     async def close(self) -> None:
         await self._wires.close()
         await self._session.close()
+
+    def cut(self, name: str) -> int:
+        """All requests on an engine end as a failure that is no fault of theirs; how many there were."""
+        found = [wire for wire, engine in self._calls.items() if engine == name]
+        for wire in found:
+            wire.fail(MovedError("its time to leave is over"))
+        return len(found)
 
     async def get(self, endpoint: Endpoint, path: str, timeout_s: float) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._settings.connect_timeout_s)
@@ -59,6 +69,7 @@ class Engines:
         async with _failures(endpoint):
             origin = origin_of(endpoint.url)
             wire = await self._wires.get(origin)
+            self._calls[wire] = endpoint.name
             try:
                 wire.send(_request(origin, path, body, request_id), idle_s)
                 head = await wire.head()
@@ -66,6 +77,7 @@ class Engines:
                     _raise_for(endpoint, head.status, await wire.read_all())
                 yield wire
             finally:
+                del self._calls[wire]
                 self._wires.put(origin, wire)
 
 
@@ -111,6 +123,8 @@ async def _failures(endpoint: Endpoint) -> AsyncIterator[None]:
         yield
     except (NotConnectedError, aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise EngineFailure(endpoint.name, "connect", str(error), had_request=False, is_down=True) from error
+    except MovedError as error:
+        raise EngineFailure(endpoint.name, MOVED, str(error), had_request=False, is_down=False) from error
     except (TimeoutError, SilentError) as error:
         # A full queue answers late, too: others must still get there. A hung process fails its own readiness probe.
         raise EngineFailure(endpoint.name, "timeout", "no answer in time", had_request=True, is_down=False) from error

@@ -111,14 +111,15 @@ class Fleet:
         *,
         one_step: bool,
         avoid: Iterable[str] = (),
+        model: str | None = None,
         saved: Saved | None = None,
         room: Room = UNBOUNDED,
         prompt_tokens: float = math.inf,
     ) -> Route | NoRoute:
-        """Without engines that failed a moment ago or that this request has tried (`avoid`)."""
+        """Without engines that failed a moment ago, that this request has tried (`avoid`), or of another `model`."""
         excluded = self._excluded() | set(avoid)
         return choose(
-            [self._with_load(e) for e in self._able()],
+            [self._with_load(e) for e in self._able() if model is None or e.model == model],
             one_step=one_step,
             policy=self.policy,
             excluded=excluded,

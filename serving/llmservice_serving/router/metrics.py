@@ -120,6 +120,9 @@ class Metrics:
     def resume(self, outcome: str) -> None:
         self.resumes.labels(self.service, outcome).inc()
 
+    def retry(self, phase: str, reason: str) -> None:
+        self.retries.labels(self.service, phase, reason).inc()
+
     def set_queue(self, class_name: str, tokens: float) -> None:
         self.queue_tokens.labels(self.service, class_name).set(tokens)
 
