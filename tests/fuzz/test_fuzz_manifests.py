@@ -3,6 +3,7 @@
 Each is refused with a sentence, or served, or its status says what is wrong; no fault of ours, no circle of restarts.
 """
 
+import json
 import time
 from collections import Counter
 from typing import Any
@@ -132,7 +133,7 @@ def test_each_that_is_accepted_is_served_or_says_why_not(running: Operator, api:
         for name in names:
             body = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "LLMService", "metadata": {"name": name}}
             plane.client().create(path(api.namespace), {**body, "spec": specs[int(name[1:])]})
-        seen.update(eventually(lambda names=names: _all_told(api, names), 180).values())  # type: ignore[misc]
+        seen.update(_told(api, names).values())
         written = len(running.writes())
         time.sleep(QUIET_S)
         assert len(running.writes()) - written <= WRITES * len(names), running.writes()[written:]
@@ -143,6 +144,15 @@ def test_each_that_is_accepted_is_served_or_says_why_not(running: Operator, api:
     log = running.log.read_text()
     assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
     print(f"{SERVICES} services: {dict(seen)}")
+
+
+def _told(api: Api, names: list[str]) -> dict[str, str]:
+    """What is said of each, once something is said of all; a failure shows those of which nothing is."""
+    try:
+        return eventually(lambda: _all_told(api, names), 180)
+    except AssertionError as late:
+        silent = [s for s in api.items("llmsvc") if not verdict(s)]
+        raise AssertionError(f"nothing is said of {len(silent)}: {json.dumps(silent[:3])}") from late
 
 
 def _all_told(api: Api, names: list[str]) -> dict[str, str] | None:
