@@ -1,0 +1,115 @@
+"""What is passed on unread is what would be passed on read, counted alike; and the histogram that counts it."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
+from llmservice_serving.router.gap_times import TimesMetric
+from llmservice_serving.router.metrics import GAP_BUCKETS_S
+from llmservice_serving.router.sse import END, Reader, Template
+from tests.serving.router_fakes import Engine, router
+
+TEXTS = st.one_of(
+    st.text(max_size=300),
+    st.sampled_from(
+        [' "usage":{', "_transfer_params", '","finish_reason":"abort', "a\n\ndata: [DONE]\n\n", "\\", 'x"']
+    ),
+)
+
+
+def event(text: str, **more: object) -> bytes:
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": None}
+    data = {"id": "x", "model": 'm"text":"', "choices": [{**choice, **more}], **({"usage": None} if not more else {})}
+    return b"data: " + json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+OTHERS = st.sampled_from(
+    [
+        event("a", finish_reason="abort"),
+        event("a", finish_reason="stop"),
+        b'data: {"error":{"message":"boom"}}',
+        b'data: {"id":"x","choices":[],"usage":{"prompt_tokens":1}}',
+        b'data: {"id":"x","choices":[{"text":"a"}],"kv_transfer_params":{"a":1}}',
+        b"data: [DONE]",
+        b": a comment",
+    ]
+)
+
+
+@given(TEXTS, st.one_of(TEXTS.map(event), OTHERS))
+def test_what_fits_is_what_a_reader_would_pass_as_one_token(first: str, second: bytes) -> None:
+    template, reader = Template(), Reader(wants_usage=False)
+    template.learn(event(first))
+    if template.fits(chunk(second + END)):
+        shown = reader.read(second)
+        assert reader.tokens == 1
+        if b"_transfer_params" in second:  # in its text, where the reader looks closer and drops the empty usage
+            assert shown is not None
+            assert json.loads(shown[6:]) | {"usage": None} == json.loads(second[6:])
+        else:
+            assert shown == second
+
+
+@given(st.text(alphabet=st.characters(exclude_characters='"\\', min_codepoint=32), max_size=300))
+def test_nearly_every_event_fits(text: str) -> None:
+    """Without this the law above would hold for a template that nothing fits."""
+    template = Template()
+    assert not template.fits(chunk(event(text) + END))
+    template.learn(event(" word"))
+    assert template.fits(chunk(event(text) + END))
+
+
+def test_only_one_whole_chunk_fits() -> None:
+    template, data = Template(), event("abc") + END
+    template.learn(event("de"))
+    whole = chunk(data)
+    assert template.fits(whole)
+    bad = [whole[:-1], whole[1:], whole * 2, chunk(data * 2), b"0" + whole, whole.upper(), data]
+    bad += [
+        b"%x;a=b\r\n%b\r\n" % (len(data), data),
+        b"%x\r\n%b\r\n" % (len(data) - 1, data),
+        chunk(event("abc") + b"\n"),
+    ]
+    assert [b for b in bad if template.fits(b)] == []
+    template.forget()
+    assert not template.fits(whole)
+
+
+@given(st.lists(st.one_of(st.floats(0, 10), st.sampled_from(GAP_BUCKETS_S)), max_size=30))
+def test_gap_times_are_exposed_as_the_library_s_own_histogram_is(seconds: list[float]) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    made = TimesMetric("gap_seconds", "What it is", ("a", "b"), GAP_BUCKETS_S, ours).labels("x", "y")
+    wanted = Histogram("gap_seconds", "What it is", ("a", "b"), buckets=GAP_BUCKETS_S, registry=theirs).labels("x", "y")
+    for value in seconds:
+        made.observe(value)
+        wanted.observe(value)
+    assert generate_latest(ours) == generate_latest(theirs)
+
+
+async def answer(url: str, version: str) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    body = b'{"model": "chat", "prompt": "a", "stream": true}'
+    head = f"POST /v1/completions HTTP/{version}\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    got = await reader.read()
+    writer.close()
+    return got.partition(b"\r\n\r\n")[2]
+
+
+async def test_each_client_gets_the_framing_that_it_understands(tmp_path: Path) -> None:
+    engine = Engine("m", tokens=6, gap_s=0.01)
+    one = b'data: {"id":"x","object":"text_completion","choices":[{"index":0,"text":"m%d ","finish_reason":null}]}\n\n'
+    parts = [*(one % i for i in range(6)), b"data: [DONE]\n\n"]
+    async with router(tmp_path, mixed=[engine], resume="off") as r:
+        assert await answer(r.url, "1.1") == b"".join(map(chunk, parts)) + b"0\r\n\r\n"
+        assert await answer(r.url, "1.0") == b"".join(parts)
+        assert await r.metric("llmservice_router_chunk_gap_seconds_count") == 10
+        assert await r.metric("llmservice_router_output_tokens_total") == 12
