@@ -8,6 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
+from llmservice_core.model import ServiceClass, Slo
+from llmservice_serving.router import rules
+from llmservice_serving.router.answer import Answer
 from llmservice_serving.router.gap_times import TimesMetric
 from llmservice_serving.router.metrics import GAP_BUCKETS_S
 from llmservice_serving.router.sse import END, Reader, Template
@@ -81,6 +84,43 @@ def test_only_one_whole_chunk_fits() -> None:
     assert [b for b in bad if template.fits(b)] == []
     template.forget()
     assert not template.fits(whole)
+
+
+def with_ids(text: str, ids: list[int], finish: str | None) -> bytes:
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish, "prompt_token_ids": None}
+    data = {"id": "x", "object": "text_completion", "choices": [{**choice, "token_ids": ids}]}
+    return b"data: " + json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+IDS = st.lists(st.integers(0, 200_000), min_size=1, max_size=2)
+
+
+@given(st.lists(st.builds(with_ids, TEXTS, IDS, st.sampled_from([None, None, None, "stop"])), max_size=8))
+def test_an_answer_that_takes_chunks_is_the_answer_that_reads_events(events: list[bytes]) -> None:
+    """The same bytes for the client and the same memory of them, should another engine have to go on."""
+    one, other = answer_of(), answer_of()
+    for each in events:
+        shown = one.read(each)
+        assert shown is not None
+        taken = other.take(chunk(each + END))
+        assert (taken or chunk((other.read(each) or b"") + END)) == chunk(shown + END)
+        assert (one.sent, one.tokens, one.usage) == (other.sent, other.tokens, other.usage)
+
+
+def test_nearly_every_event_with_a_token_is_taken() -> None:
+    one = answer_of()
+    one.read(with_ids(" a", [7], None))
+    assert one.take(chunk(with_ids("ü €", [4711], None) + END)) is not None
+    assert one.sent.tokens.tolist() == [7, 4711]
+    assert one.sent.chars == 5
+    assert one.take(chunk(with_ids('a"', [1], None) + END)) is None
+    assert one.take(chunk(with_ids("a", [1, 2], None) + END)) is None
+
+
+def answer_of() -> Answer:
+    c = ServiceClass(name="only", ttft=Slo(target_s=1.0, percentile=95), tbt=Slo(target_s=0.1, percentile=99))
+    raw = b'{"model": "m", "prompt": "a", "stream": true, "temperature": 0, "stop": ["ab"]}'
+    return Answer(rules.read("/v1/completions", raw, c))
 
 
 @given(st.lists(st.one_of(st.floats(0, 10), st.sampled_from(GAP_BUCKETS_S)), max_size=30))
