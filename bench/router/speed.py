@@ -191,6 +191,12 @@ def row(mode: str, streams: int, name: str, measured: Sequence[Measured], theirs
     )
 
 
+def machine(args: argparse.Namespace) -> str:
+    """What else it had to do; without that a TTFT says nothing."""
+    rounds = f"{args.rounds} rounds of {args.seconds:g} s each"
+    return f"{os.cpu_count()} cores, load average of the last quarter of an hour {os.getloadavg()[2]:.0f}; {rounds}."
+
+
 COLUMNS = ("CPU, us/token", "tokens/s per core", "ratio", "CPU, ms/request", "added TTFT p99, ms", "MiB", "failed")
 HEAD = f"| mode | streams | router | {' | '.join(COLUMNS)} |\n| --- | ---: | --- |{' ---: |' * len(COLUMNS)}"
 
@@ -215,7 +221,7 @@ def main() -> None:
     if args.write:
         text = (__doc__ or "").strip()
         RESULTS.write_text(
-            "\n".join([f"# The router beside vllm-router\n\n{text}\n\n{os.cpu_count()} cores.\n", *lines, LIMITS])
+            "\n".join([f"# The router beside vllm-router\n\n{text}\n\n{machine(args)}\n", *lines, LIMITS])
         )
 
 

@@ -173,7 +173,9 @@ class Wire(asyncio.Protocol):
             self._wake()
 
     def _fail(self, error: Exception) -> None:
+        """Nothing that comes after it goes to anybody."""
         self._error = WireError(str(error)) if isinstance(error, BadAnswerError) else error
+        self._sink = None
         self._wake()
 
     async def _more(self) -> None:
