@@ -4,7 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
@@ -16,6 +16,7 @@ from llmservice_serving.router.metrics import GAP_BUCKETS_S
 from llmservice_serving.router.sse import END, Reader, Template
 from tests.serving.router_fakes import Engine, router
 
+PATIENT = settings(deadline=None)  # on a machine with neighbours one example may take long
 TEXTS = st.one_of(
     st.text(max_size=300),
     st.sampled_from(
@@ -47,6 +48,7 @@ OTHERS = st.sampled_from(
 )
 
 
+@PATIENT
 @given(TEXTS, st.one_of(TEXTS.map(event), OTHERS))
 def test_what_fits_is_what_a_reader_would_pass_as_one_token(first: str, second: bytes) -> None:
     template, reader = Template(), Reader(wants_usage=False)
@@ -61,6 +63,7 @@ def test_what_fits_is_what_a_reader_would_pass_as_one_token(first: str, second: 
             assert shown == second
 
 
+@PATIENT
 @given(st.text(alphabet=st.characters(exclude_characters='"\\', min_codepoint=32), max_size=300))
 def test_nearly_every_event_fits(text: str) -> None:
     """Without this the law above would hold for a template that nothing fits."""
@@ -95,6 +98,7 @@ def with_ids(text: str, ids: list[int], finish: str | None) -> bytes:
 IDS = st.lists(st.integers(0, 200_000), min_size=1, max_size=2)
 
 
+@PATIENT
 @given(st.lists(st.builds(with_ids, TEXTS, IDS, st.sampled_from([None, None, None, "stop"])), max_size=8))
 def test_an_answer_that_takes_chunks_is_the_answer_that_reads_events(events: list[bytes]) -> None:
     """The same bytes for the client and the same memory of them, should another engine have to go on."""
@@ -123,6 +127,7 @@ def answer_of() -> Answer:
     return Answer(rules.read("/v1/completions", raw, c))
 
 
+@PATIENT
 @given(st.lists(st.one_of(st.floats(0, 10), st.sampled_from(GAP_BUCKETS_S)), max_size=30))
 def test_gap_times_are_exposed_as_the_library_s_own_histogram_is(seconds: list[float]) -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
