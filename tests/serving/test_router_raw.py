@@ -64,7 +64,9 @@ def test_what_fits_is_what_a_reader_would_pass_as_one_token(first: str, second: 
 
 
 @PATIENT
-@given(st.text(alphabet=st.characters(exclude_characters='"\\', min_codepoint=32), max_size=300))
+@given(
+    st.text(alphabet=st.characters(exclude_characters='"\\', exclude_categories=["Cs"], min_codepoint=32), max_size=300)
+)
 def test_nearly_every_event_fits(text: str) -> None:
     """Without this the law above would hold for a template that nothing fits."""
     template = Template()
