@@ -96,7 +96,7 @@ def many(url: str, pid: int, requests: int) -> Iterator[str]:
 
 
 def row(pid: int, done: int, failed: int) -> str:
-    time.sleep(3.0)  # connections to engines are kept for two seconds
+    time.sleep(6.0)  # connections to engines are kept for two seconds, and looked through every two
     return f"| {done:,} | {failed} | {rss_mib(pid):.1f} | {open_files(pid)} |"
 
 

@@ -3,13 +3,14 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmservice_serving.router.http_answer import MOST_HEAD, MOST_LINE, Answer, BadAnswerError
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+PATIENT = settings(deadline=None)  # on a machine with neighbours one example may take long
 BODIES = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
 
 
@@ -26,6 +27,7 @@ def read(answer: Answer, parts: list[bytes]) -> bytes:
     return b"".join(answer.feed(part) for part in parts)
 
 
+@PATIENT
 @given(BODIES, st.lists(st.integers(0, 400), max_size=20), st.sampled_from([b"0\r\n\r\n", b"00 ;a=b\r\nX: y\r\n\r\n"]))
 def test_chunks_cut_anywhere_give_the_body(body: list[bytes], cuts: list[int], end: bytes) -> None:
     answer = Answer()
@@ -34,6 +36,7 @@ def test_chunks_cut_anywhere_give_the_body(body: list[bytes], cuts: list[int], e
     assert answer.may_be_followed
 
 
+@PATIENT
 @given(BODIES, st.lists(st.integers(0, 400), max_size=20))
 def test_a_counted_body_cut_anywhere_is_whole_at_its_end(body: list[bytes], cuts: list[int]) -> None:
     whole, answer = b"".join(body), Answer()
@@ -121,6 +124,7 @@ def test_when_the_connection_may_be_used_again(head: bytes, is_kept: bool) -> No
     assert answer.may_be_followed == is_kept
 
 
+@PATIENT
 @given(BODIES)
 def test_a_chunk_begins_where_it_says_so(body: list[bytes]) -> None:
     """What is passed on unread must begin at a chunk's line."""

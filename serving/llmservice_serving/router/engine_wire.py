@@ -177,8 +177,9 @@ class Wire(asyncio.Protocol):
             self._wake()
 
     def fail(self, error: Exception) -> None:
-        """Whoever waits for the answer gets it."""
+        """Whoever waits for the answer gets it. Nothing that comes after it goes to anybody."""
         self._error = WireError(str(error)) if isinstance(error, BadAnswerError) else error
+        self._sink = None
         self._wake()
 
     async def _more(self) -> None:

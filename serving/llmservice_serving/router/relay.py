@@ -90,14 +90,20 @@ class Relay:
         return bool(data)
 
     def frame(self, raw: bytes, now_s: float) -> bool:
-        """Most reads are one chunk with one event that needs no change: its bytes go on as they came."""
-        if not self._template.fits(raw):
+        """Most reads are one chunk with one event like the last: its bytes go on as they came, or without the token."""
+        shown: bytes | None = None
+        if self._answer is not None:
+            if self._stream.takes_chunks and not self._cutter.has_rest:
+                shown = self._answer.take(raw)
+        elif self._template.fits(raw):
+            shown = raw
+            self._reader.tokens += 1
+        if shown is None:
             return False
-        self._push_raw(raw)
+        self._push_raw(shown)
         if self._last_s is not None:
             self._gaps.observe(now_s - self._last_s)
         self._last_s = now_s
-        self._reader.tokens += 1
         self.tokens += 1
         self._each(1)
         return True
