@@ -74,8 +74,8 @@ def draw(cases: Sequence[Case], rows: Mapping[str, Sequence[Row]]) -> None:
 
 def _svg(points: Sequence[tuple[str, float, float]]) -> str:
     dots = [
-        f'<circle cx="{_x(ratio):.1f}" cy="{_y(least):.1f}" r="4" fill="{INK.get(law, OTHER)}"><title>{law} {ratio:.2f} '
-        f"x, {least:.2f} %</title></circle>"
+        f'<circle cx="{_x(ratio):.1f}" cy="{_y(least):.1f}" r="4" fill="{INK.get(law, OTHER)}">'
+        f"<title>{law} {ratio:.2f} x, {least:.2f} %</title></circle>"
         for law, ratio, least in points
     ]
     names = [*INK.items(), ("others", OTHER)]

@@ -1,7 +1,7 @@
 """Finished runs in results.json, each under a fingerprint of all that it depends on: stop, go on, run nothing twice.
 
 A fingerprint covers the sources of the core and the simulator, the service file, this comparison's own way of running
-a case, the trace and the case's settings. A run whose fingerprint has changed is not used; one of other sources is dropped.
+a case, the trace and the settings. What has another fingerprint is not used; runs of other sources are dropped.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ SHORT_S, PART_S, QUICK_S = 40 * MINUTE_S, 2 * HOUR_S, 20 * MINUTE_S
 RISES_S = {
     (LARGE, 6): 9 * HOUR_S + 10 * MINUTE_S,
     (LARGE, 7): 9 * HOUR_S + 20 * MINUTE_S,
-    (LARGE, 8): 9 * HOUR_S,
+    (LARGE, 8): 6 * HOUR_S + 40 * MINUTE_S,
     (MID, 4): 8 * HOUR_S + 20 * MINUTE_S,
     (MID, 6): 40 * MINUTE_S,
     (REASON, 0): 12 * HOUR_S + 20 * MINUTE_S,
@@ -66,10 +66,10 @@ def _again(what: str, **changes: float | int) -> Case:
 
 
 LOADS: tuple[Case, ...] = (
-    MAIN,
-    burst("sine"),
     short("azure conversation", CONVERSATION, 6.0),
     short("azure code", CODE, 3.0),
+    MAIN,
+    burst("sine"),
     _again("start-up 30 s", start_up_s=30.0),
     _again("start-up 300 s", start_up_s=300.0),
     _again("seed 1", seed=1),
