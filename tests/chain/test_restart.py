@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 NAME = "again"
 WIDTH = 14
 """Streams that two decode engines are needed for: one computes about 7 of them at this pace."""
-WINDOW_S, INTERVAL_S = 60.0, 5.0
+WINDOW_S, INTERVAL_S = 90.0, 5.0
 GROWN_S, SHRUNK_S = 180.0, 240.0
 
 
@@ -69,6 +69,8 @@ def test_a_killed_operator_shrinks_a_pool_when_one_that_lives_would(url: str) ->
     alive_s, _ = seconds_until_small(url, is_killed=False)
     killed_s, back_s = seconds_until_small(url, is_killed=True)
     print(f"one engine wanted {alive_s:.0f} s after the load; with a kill {killed_s:.0f} s, back after {back_s:.0f} s")
-    assert alive_s >= WINDOW_S - 2 * INTERVAL_S, "the window is what the kill is in the middle of"
+    assert alive_s > WINDOW_S / 3 + INTERVAL_S, (
+        "the kill came in the middle of the window, which began with the last want"
+    )
     assert killed_s >= alive_s - 2 * INTERVAL_S, "one interval, and one for their phases"
     assert killed_s <= max(alive_s, back_s) + 2 * INTERVAL_S
