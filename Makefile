@@ -35,7 +35,7 @@ test-fast: env ## rules, manifests, templates: seconds, no programs needed
 test: env ## every tier on this machine: builds what is missing first (warm 30 to 45 min on 2 cores; a first run builds Kubernetes too)
 	$(PY) -m e2e.check
 
-evidence: env ## sizing laws on the same simulated loads -> bench/sizing/RESULTS.md (2 hours; Q=--quick: about 10 minutes)
+evidence: env ## sizing laws on the same simulated loads -> bench/sizing/RESULTS.md (up to 2 hours, goes on where it stopped; Q=--quick: shorter parts)
 	nice -n 10 $(PY) -m bench.sizing.evidence $(Q) --write
 
 soak: env ## 90 minutes of faults under streams on kind, every answer compared -> build/soak (Q="--minutes 8 --scale 0.1": each fault once)

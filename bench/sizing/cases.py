@@ -1,10 +1,10 @@
-"""The loads that sizing laws are compared on: parts of production days, short traces, and two made-up bursts."""
+"""What a load of the comparison is: part of a production day, a short trace or a made-up burst. See `loads`."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,18 +47,30 @@ def asked(time_s: float, prompt_tokens: int, output_tokens: int, c: ServiceClass
     )
 
 
+Load = Callable[[float, int], Sequence[tuple[float, int, int]]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """`rows` makes the requests for a number of seconds; `full_s` and `quick_s` are how long the two forms take."""
+    """A load and the laws that serve it. `rows` makes the requests for a number of seconds and a seed."""
 
     name: str
-    rows: Callable[[float, int], Sequence[tuple[float, int, int]]]
+    rows: Load
     full_s: float
     quick_s: float
     classes: tuple[ServiceClass, ...] = CHAT
     start_up_s: float = 120.0
+    seed: int = 0
+    laws: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    """Steps of the planner that are left out, one at a time."""
 
-    def scenario(self, seed: int = 0) -> Scenario:
+    @property
+    def runs(self) -> int:
+        """Named ones: the oracle's, those of the laws and those without a step."""
+        return 1 + len(self.laws) + len(self.without)
+
+    def scenario(self) -> Scenario:
         service = load(str(SERVICE), "a100", POLICY)
         pools = tuple(
             PoolGoal(pool=p, min_replicas=1, max_replicas=64, gpus_per_replica=1) for p in (Pool.PREFILL, Pool.DECODE)
@@ -69,24 +81,29 @@ class Case:
             replica=service.replica,
             policy=POLICY,
             start_up=StartUp(mean_s=self.start_up_s, cv=0.1),
-            seed=seed,
+            seed=self.seed,
         )
 
-    def trace(self, seconds: float, seed: int = 0) -> list[Arrival]:
-        rng, found = random.Random(f"{seed}/classes"), []
-        for time_s, prompt, output in self.rows(seconds, seed):
+    def trace(self, seconds: float) -> list[Arrival]:
+        rng, found = random.Random(f"{self.seed}/classes"), []
+        for time_s, prompt, output in self.rows(seconds, self.seed):
             c = rng.choice(self.classes)
             found.append(asked(time_s, prompt, output, c))
         return found
 
 
-def _file(path: str, start_s: float, rate_rps: float) -> Callable[[float, int], list[tuple[float, int, int]]]:
-    def rows(seconds: float, seed: int) -> list[tuple[float, int, int]]:
-        cut = Cut(start_s=start_s, seconds=seconds, rate_rps=rate_rps)
-        found = arrivals(rows_of(DATA / path, cut, seed), CHAT, {}, seed)
-        return [(a.time_s, min(MOST_PROMPT, a.prompt_tokens), a.output_tokens) for a in found]
+@dataclass(frozen=True, slots=True)
+class FromFile:
+    """A part of a trace in bench/data from a second on, at a mean rate."""
 
-    return rows
+    path: str
+    start_s: float
+    rate_rps: float
+
+    def __call__(self, seconds: float, seed: int) -> list[tuple[float, int, int]]:
+        cut = Cut(start_s=self.start_s, seconds=seconds, rate_rps=self.rate_rps)
+        found = arrivals(rows_of(DATA / self.path, cut, seed), CHAT, {}, seed)
+        return [(a.time_s, min(MOST_PROMPT, a.prompt_tokens), a.output_tokens) for a in found]
 
 
 LOW_RPS, HIGH_RPS, PROMPT, OUTPUT = 1.0, 24.0, 8000, 1000
@@ -103,33 +120,18 @@ def square(time_s: float) -> float:
     return HIGH_RPS if int(time_s / (15 * MINUTE_S)) % 2 else LOW_RPS
 
 
-def _shaped(rate: Callable[[float], float]) -> Callable[[float, int], list[tuple[float, int, int]]]:
-    """Poisson arrivals of a rate that changes, by thinning."""
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """Poisson arrivals of a rate that changes, by thinning; `shape` is one of SHAPES."""
 
-    def rows(seconds: float, seed: int) -> list[tuple[float, int, int]]:
-        rng, now_s, found = random.Random(f"{seed}/burst"), 0.0, []
+    shape: str
+
+    def __call__(self, seconds: float, seed: int) -> list[tuple[float, int, int]]:
+        rate, rng, now_s, found = SHAPES[self.shape], random.Random(f"{seed}/burst"), 0.0, []
         while (now_s := now_s + rng.expovariate(HIGH_RPS)) < seconds:
             if rng.random() * HIGH_RPS < rate(now_s):
                 found.append((now_s, PROMPT, OUTPUT))
         return found
 
-    return rows
 
-
-LARGE, REASON = "servegen/m-large_windows.csv.gz", "servegen/deepseek-r1_windows.csv.gz"
-CONVERSATION, CODE = "azure-2023/conv_0-40min.csv.gz", "azure-2023/code_0-40min.csv.gz"
-MORNING_S = 7 * DAY_S + 7 * HOUR_S
-
-CASES = (
-    Case(name="azure conversation", rows=_file(CONVERSATION, 0.0, 6.0), full_s=2400.0, quick_s=1200.0),
-    Case(name="azure code", rows=_file(CODE, 0.0, 3.0), full_s=2400.0, quick_s=1200.0),
-    Case(name="deepseek-r1", rows=_file(REASON, 6 * HOUR_S, 2.0), full_s=4 * HOUR_S, quick_s=1200.0),
-    Case(name="m-large day 7", rows=_file(LARGE, MORNING_S, 8.0), full_s=4 * HOUR_S, quick_s=1800.0),
-)
-BURSTS = (
-    Case(name="sine 1-24 req/s", rows=_shaped(sine), full_s=HOUR_S, quick_s=1800.0, classes=BURST),
-    Case(name="square 1-24 req/s", rows=_shaped(square), full_s=HOUR_S, quick_s=1800.0, classes=BURST),
-)
-ABLATED = CASES[-1]
-TUNED = Case(name="m-large day 8", rows=_file(LARGE, MORNING_S + DAY_S, 8.0), full_s=4 * HOUR_S, quick_s=1800.0)
-"""The day that constants of laws may be chosen on; it is in no table."""
+SHAPES: Mapping[str, Callable[[float], float]] = {"sine": sine, "square": square}

@@ -1,188 +1,124 @@
 """How the sizing laws do on the same loads, and what each step of our planner is worth.
 
-    make evidence                                  # 6 loads, 8 laws, 9 steps left out, 2 start-up times: RESULTS.md
-    python -m bench.sizing.evidence --quick        # on shorter parts, with a rougher search for the oracle of bursts
-    python -m bench.sizing.evidence --quick --only "sine 1-24 req/s" --laws rad,dynamo
+    make evidence                                  # 60 named runs on two processes, up to 2 hours: RESULTS.md
+    python -m bench.sizing.evidence --quick        # shorter parts
+    python -m bench.sizing.evidence --only "sine 1-24 req/s"
+    python -m bench.sizing.evidence --minutes 0 --write    # the tables of what has been run
 
-Simulated (fast fidelity, docs/simulator.md), A100 step times of Llama-3-8B, policy slai, start-up 120 s +- 10 %. Every
-law begins with the sizes that the oracle has at the start. `good` is the share of requests whose first token came in
-time and that have at most 1 % of their own token gaps late. At most 60 named runs (an oracle counts as
-one, its search is on top); none begins after two hours (quick: ten minutes), and those left out are counted.
+Simulated (fast fidelity, docs/simulator.md), A100 step times of Llama-3-8B, policy slai, start-up 120 s +- 10 % where
+nothing else is said. Every law begins with the sizes that the oracle has at the start. `good` is the share of requests
+whose first token came in time and that have at most 1 % of their own token gaps late. An oracle counts as one run, its
+search is on top. Each run is kept in results.json as it ends and not done again while the sources of core and
+simulator, the load and its settings are the same; none begins when the time is up, and those left out are named.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
-from bench.sizing import tables
-from bench.sizing.cases import ABLATED, BURSTS, CASES, Case
-from llmservice_core.planner_facts import Settings
-from llmservice_sim.fast_fleet import FastFleet
-from llmservice_sim.fleet_requests import Outcome
-from llmservice_sim.fleet_result import FleetResult
-from llmservice_sim.fleet_settings import Scenario
-from llmservice_sim.jobs import Arrival
-from llmservice_sim.laws import Law, Rad, Static, law_of
-from llmservice_sim.laws_oracle import Found, find
+from bench.sizing import aims, tables
+from bench.sizing.cases import Case
+from bench.sizing.kept import Kept, fingerprint
+from bench.sizing.loads import LOADS, MOST_RUNS
+from bench.sizing.units import ORACLE, WITHOUT, Row, row_from, run, start_from
 
 REPORT = Path(__file__).with_name("RESULTS.md")
-LAWS = ("rad", "rad-static", "token-aware", "dynamo", "keda-slo", "hpa")
-BUDGET_MIN = {False: 120.0, True: 10.0}
-MOST_RUNS = 60
-WORST_S = 600.0
-START_UPS_S = (30.0, 300.0)
-BURST_LAWS = ("rad", "rad-static", "dynamo", "token-aware")
+MINUTES, WORKERS = 120.0, 2
+Unit = tuple[Case, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What one named run was like. Shares in per cent; `ratio` to the oracle's GPU-hours."""
+class Comparison:
+    """Which named runs there are, which of them are done, and what they gave."""
 
-    law: str
-    attained: Sequence[tuple[str, float | None, float | None]]
-    """Of each class: name, TTFT and TBT."""
-    good: float
-    worst: float
-    """Good requests of the worst ten minutes."""
-    gpu_hours: float
-    ratio: float | None
-    changes: int
+    def __init__(self, cases: Sequence[Case], kept: Kept, is_quick: bool) -> None:
+        self.cases, self._kept, self._is_quick = cases, kept, is_quick
+        self.units: list[Unit] = [(case, name) for case in cases for name in names(case)]
+        if len(self.units) > MOST_RUNS:
+            raise ValueError(f"{len(self.units)} named runs, {MOST_RUNS} at most")
 
+    def seconds(self, case: Case) -> float:
+        return case.quick_s if self._is_quick else case.full_s
 
-class Clock:
-    """Counts runs and seconds; says when enough is enough."""
+    def key(self, unit: Unit) -> str:
+        return fingerprint(unit[0], self.seconds(unit[0]), unit[1])
 
-    def __init__(self, seconds: float) -> None:
-        self._end_s = time.monotonic() + seconds
-        self.runs, self.left_out = 0, 0
+    def open(self) -> list[Unit]:
+        return [unit for unit in self.units if self._kept.get(self.key(unit)) is None]
 
-    def permits(self, runs: int = 1) -> bool:
-        if self.runs + runs > MOST_RUNS or time.monotonic() > self._end_s:
-            self.left_out += runs
-            return False
-        self.runs += runs
-        return True
+    def rows(self, case: Case) -> list[Row]:
+        found = [self._kept.get(self.key((case, name))) for name in names(case)]
+        return [row_from(kept) for kept in found if kept is not None]
 
+    def do(self, minutes: float) -> None:
+        """Two at a time, in the order of the loads; a law waits for the oracle of its load."""
+        end_s, busy = time.monotonic() + 60 * minutes, dict[Future[dict[str, object]], Unit]()
+        with ProcessPoolExecutor(WORKERS) as pool:
+            while True:
+                while len(busy) < WORKERS and time.monotonic() < end_s and (unit := self._next(busy)):
+                    busy[self._begun(pool, unit)] = unit
+                if not busy:
+                    return
+                for done in wait(busy, return_when=FIRST_COMPLETED).done:
+                    unit = busy.pop(done)
+                    self._kept.put(self.key(unit), unit[0].name, done.result())
+                    print(
+                        f"{len(self.units) - len(self.open())} of {len(self.units)}: {unit[0].name}, {unit[1]}",
+                        flush=True,
+                    )
 
-def row_of(name: str, result: FleetResult, oracle_hours: float | None) -> Row:
-    judged = [r for r in result.requests if r.outcome is not Outcome.REFUSED]
-    bins: dict[int, list[bool]] = {}
-    for r in judged:
-        bins.setdefault(int(r.asked.time_s / WORST_S), []).append(r.is_good)
-    shares = [100 * sum(b) / len(b) for b in bins.values()]
-    hours = result.total_gpu_hours
-    return Row(
-        law=name,
-        attained=[(c.name, _percent(c.ttft_share), _percent(c.tbt_share)) for c in result.classes],
-        good=100 * sum(r.is_good for r in judged) / len(judged),
-        worst=min(shares),
-        gpu_hours=hours,
-        ratio=hours / oracle_hours if oracle_hours else None,
-        changes=len(result.decisions),
-    )
+    def _next(self, busy: dict[Future[dict[str, object]], Unit]) -> Unit | None:
+        taken = list(busy.values())
+        return next((u for u in self.open() if u not in taken and self._is_ready(u)), None)
 
+    def _is_ready(self, unit: Unit) -> bool:
+        return unit[1] == ORACLE or self._kept.get(self.key((unit[0], ORACLE))) is not None
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
-def compared(case: Case, seconds: float, laws: Sequence[str], clock: Clock, rough: bool) -> Iterator[Row]:
-    """The oracle first: it says where all begin."""
-    if not clock.permits(len(laws) + 2):
-        return
-    trace, found, oracle = _oracle(case, seconds, rough)
-    yield oracle
-    peak = {pool: max(sizes[pool] for sizes in found.law.sizes) for pool in found.law.sizes[0]}
-    makers: list[tuple[str, Callable[[Scenario], Law]]] = [(n, _maker(n)) for n in laws]
-    makers.append(("static-peak", lambda _: Static(peak)))
-    for name, make in makers:
-        scenario = replace(found.scenario, initial=peak) if name == "static-peak" else found.scenario
-        yield row_of(name, FastFleet(scenario, make(scenario)).run(trace), oracle.gpu_hours)
+    def _begun(self, pool: ProcessPoolExecutor, unit: Unit) -> Future[dict[str, object]]:
+        case, name = unit
+        oracle = self._kept.get(self.key((case, ORACLE)))
+        start = start_from(oracle) if oracle is not None and name != ORACLE else None
+        return pool.submit(run, case, self.seconds(case), name, start)
 
 
-def _maker(name: str) -> Callable[[Scenario], Law]:
-    return lambda scenario: law_of(name, scenario.goal, scenario.initial, {})
+def names(case: Case) -> Iterator[str]:
+    yield ORACLE
+    yield from case.laws
+    yield from (f"{WITHOUT}{step}" for step in case.without)
 
 
-def _oracle(case: Case, seconds: float, rough: bool) -> tuple[list[Arrival], Found, Row]:
-    trace = case.trace(seconds)
-    found = find("oracle", case.scenario(), trace, make=FastFleet, separate=not rough)
-    result = FastFleet(found.scenario, found.law).run(trace)
-    name = "oracle" if found.keeps_all else "oracle (cannot keep all)"
-    return trace, found, row_of(name, result, result.total_gpu_hours)
-
-
-def ablations(case: Case, seconds: float, clock: Clock) -> Iterator[Row]:
-    """rad with one step left out at a time, or with one that is off in production; ratios are to rad itself."""
-    trace, scenario = case.trace(seconds), _steady(case, seconds)
-    whole = None
-    for name in ("", *(f.name for f in fields(Settings))):
-        if clock.permits():
-            is_on = bool(name) and getattr(Settings(), name)
-            settings = replace(Settings(), **{name: not is_on}) if name else Settings()
-            result = FastFleet(scenario, Rad(scenario.goal, settings)).run(trace)
-            whole = whole or result.total_gpu_hours
-            yield row_of(f"{'without' if is_on else 'with'} {name}" if name else "all steps", result, whole)
-
-
-def _steady(case: Case, seconds: float) -> Scenario:
-    """Begins with what the planner itself came to in the first part of the same load."""
-    scenario = case.scenario()
-    warm = FastFleet(scenario, Rad(scenario.goal)).run(case.trace(min(seconds, 900.0)))
-    return replace(scenario, initial=warm.moments[-1].desired)
+def report(comparison: Comparison, form: str) -> str:
+    rows = {case.name: comparison.rows(case) for case in comparison.cases}
+    parts = [f"# Sizing laws on the same loads\n\n{(__doc__ or '').strip()}\n", aims.table(comparison.cases, rows)]
+    for case in comparison.cases:
+        if rows[case.name]:
+            parts += tables.of_case(case, comparison.seconds(case), rows[case.name])
+    left = [f"{case.name}: {name}" for case, name in comparison.open()]
+    missing = f" Left out: {'; '.join(left)}. The same command goes on." if left else ""
+    parts.append(f"Written by {form}: {len(comparison.units) - len(left)} of {len(comparison.units)} runs.{missing}\n")
+    return "\n".join(parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter parts of the loads")
-    parser.add_argument("--only", help="one load by its name, without ablations and start-up times")
-    parser.add_argument("--laws", default=",".join(LAWS))
-    parser.add_argument("--write", action="store_true", help=f"write {REPORT.name}")
-    parser.add_argument("--minutes", type=float, help="after which no load is begun (120; quick: 10)")
+    parser.add_argument("--only", help="one load by its name")
+    parser.add_argument("--write", action="store_true", help=f"write {REPORT.name} and its plot")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which no run is begun (120)")
     args = parser.parse_args()
-    minutes = args.minutes or BUDGET_MIN[args.quick]
-    clock, began_s = Clock(60 * minutes), time.monotonic()
-    report = Report(REPORT if args.write else None)
-
-    def compare(case: Case, laws: Sequence[str], what: str = "") -> None:
-        seconds = case.quick_s if args.quick else case.full_s
-        rough = args.quick and case in BURSTS
-        rows = list(compared(case, seconds, laws, clock, rough))
-        report.tell(tables.compared(case, seconds, rows, what) if rows else f"## {case.name}{what}\n\nNo time left.\n")
-
-    laws = args.laws.split(",")
-    for case in CASES:
-        if args.only in (None, case.name):
-            compare(case, laws)
-    if args.only is None:
-        seconds = ABLATED.quick_s if args.quick else ABLATED.full_s
-        report.tell(tables.ablated(ABLATED, seconds, list(ablations(ABLATED, seconds, clock))))
-    for case in BURSTS:
-        if args.only in (None, case.name):
-            compare(case, BURST_LAWS)
-    if args.only is None and not args.quick:
-        for start_up_s in START_UPS_S:
-            compare(replace(ABLATED, start_up_s=start_up_s), ("rad",), f", start-up {start_up_s:g} s")
-    form = f"`make evidence{' Q=--quick' if args.quick else ''}`" + (f" --minutes {minutes:g}" if args.minutes else "")
-    missing = f" {clock.left_out} runs were left out when time was up." if clock.left_out else ""
-    report.tell(f"Written by {form}: {clock.runs} runs in {time.monotonic() - began_s:.0f} s.{missing}\n")
-
-
-class Report:
-    """Told and, if wanted, written part by part: a run that is stopped leaves what it has."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path, self._parts = path, [f"# Sizing laws on the same loads\n\n{(__doc__ or '').strip()}\n"]
-
-    def tell(self, part: str) -> None:
-        print(part, flush=True)
-        self._parts.append(part)
-        if self._path is not None:
-            self._path.write_text("\n".join(self._parts))
+    cases = [case for case in LOADS if args.only in (None, case.name)]
+    if not cases:
+        parser.error(f"no load {args.only!r}: choose from {', '.join(case.name for case in LOADS)}")
+    comparison = Comparison(cases, Kept(), args.quick)
+    comparison.do(args.minutes)
+    text = report(comparison, f"`make evidence{' Q=--quick' if args.quick else ''}`")
+    print(text)
+    if args.write:
+        REPORT.write_text(text)
+        aims.draw(comparison.cases, {case.name: comparison.rows(case) for case in comparison.cases})
 
 
 if __name__ == "__main__":

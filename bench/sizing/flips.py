@@ -14,7 +14,7 @@ import random
 from dataclasses import replace
 
 from bench.sizing.cases import Case
-from bench.sizing.evidence import row_of
+from bench.sizing.units import row_of
 from llmservice_core.model import Pool
 from llmservice_sim.fast_fleet import FastFleet
 from llmservice_sim.laws import law_of

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from bench.sizing.cases import Case
-
-if TYPE_CHECKING:
-    from bench.sizing.evidence import Row
+from bench.sizing.units import WITHOUT, Row
 
 
-def compared(case: Case, seconds: float, rows: Sequence[Row], what: str = "") -> str:
+def of_case(case: Case, seconds: float, rows: Sequence[Row]) -> list[str]:
+    """The laws, and what each step is worth where steps were left out."""
+    laws = [r for r in rows if not r.law.startswith(WITHOUT)]
+    parts = [compared(case, seconds, laws)]
+    if len(laws) < len(rows):
+        steps = [r for r in rows if r.law == "rad" or r.law.startswith(WITHOUT)]
+        parts.append(_table(f"## What each step is worth: rad on {case.name}, one step left out at a time", steps))
+    return parts
+
+
+def compared(case: Case, seconds: float, rows: Sequence[Row]) -> str:
     targets = "; ".join(f"{c.name} TTFT {c.ttft.target_s:g} s, TBT {1000 * c.tbt.target_s:g} ms" for c in case.classes)
-    title = f"## {case.name}{what}\n\n{seconds / 3600:.3g} h. {targets} (99 % each)."
-    return _table(title, rows, "of the oracle")
+    first = rows[0]
+    title = f"## {case.name}\n\n{seconds / 3600:.3g} h, {first.requests} requests. {targets} (99 % each)."
+    if first.searched:
+        title += f" The oracle's search took {first.searched} runs; its peak is {first.peak} GPUs."
+    return _table(title, rows)
 
 
-def ablated(case: Case, seconds: float, rows: Sequence[Row]) -> str:
-    title = f"## What each step is worth: rad on {case.name}\n\n{seconds / 3600:.3g} h, one step left out at a time."
-    return _table(title, rows, "of all steps")
-
-
-def _table(title: str, rows: Sequence[Row], ratio: str) -> str:
+def _table(title: str, rows: Sequence[Row]) -> str:
     classes = [name for name, _, _ in rows[0].attained] if rows else []
     head = ["law", *(f"{name} {slo} %" for name in classes for slo in ("TTFT", "TBT"))]
-    head += ["good %", "worst 10 min %", "GPU-hours", ratio, "changes"]
-    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)]), *(_line(_cells(row)) for row in rows)]
+    head += ["good %", "worst 10 min %", "GPU-hours", "of the oracle", "changes"]
+    lines = [line(head), line(["---", *["---:"] * (len(head) - 1)]), *(line(_cells(row)) for row in rows)]
     return "\n".join([title, "", *lines, ""])
 
 
@@ -40,5 +45,5 @@ def _share(value: float | None) -> str:
     return "no event" if value is None else f"{value:.2f}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

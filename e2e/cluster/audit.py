@@ -30,7 +30,10 @@ class Write:
 
 def read(log: Path) -> list[Write]:
     """Every write since the API server first started, in order."""
-    return [_write(json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    if not log.exists():
+        return []
+    # In bytes: str.splitlines would also split at separators of Unicode that names of a bad manifest may hold.
+    return [_write(json.loads(line)) for line in log.read_bytes().splitlines()]
 
 
 def _write(event: dict[str, Any]) -> Write:

@@ -88,7 +88,10 @@ def _template(service: LLMService, pool: Pool, settings: Settings) -> Manifest:
     labels = identity(service, contract.COMPONENT_ENGINE) | {contract.LABEL_POOL: pool.value}
     known = _identity_env(service, pool)
     ours: Manifest = {
-        "metadata": {"labels": described(labels, service), "annotations": {}},
+        "metadata": {
+            "labels": described(labels, service),
+            "annotations": {contract.ANNOTATION_MODEL: _weights(service)},
+        },
         "spec": {
             "containers": [_container(service, pool, settings, known)],
             "volumes": _volumes(service),
@@ -141,6 +144,11 @@ def _container(service: LLMService, pool: Pool, settings: Settings, known: list[
 
 def _drain_s(service: LLMService) -> int:
     return ceil(service.drain_deadline_s)
+
+
+def _weights(service: LLMService) -> str:
+    model = service.spec.model
+    return model.name if model.revision is None else f"{model.name}@{model.revision}"
 
 
 def _image(service: LLMService, settings: Settings) -> str:

@@ -148,7 +148,7 @@ def progressing(facts: Facts) -> Verdict:
         return FALSE, "Settled", "one revision runs"
     if facts.is_paused:
         return TRUE, REASON_ROLLOUT_PAUSE, f"no engine serves until {revision} does{few}: requests wait in the routers"
-    if facts.trouble is not None:
+    if facts.trouble is not None and facts.trouble[2]:
         return FALSE, "RolloutStopped", f"{revision} does not become Ready: see condition Degraded"
     how = (
         f"takes the place of the one that serves, engine by engine{few}" if few else "starts beside the one that serves"

@@ -28,8 +28,8 @@ class Facts:
     """Router pods that have a node and get no volumes or network there."""
     routers_unready: int = 0
     """Router pods that run and are not Ready, for longer than a start takes."""
-    trouble: tuple[str, str] | None = None
-    """Reason and sentence of the pod that does not become Ready."""
+    trouble: tuple[str, str, bool] | None = None
+    """Reason and sentence of the pod that does not become Ready; whether a rollout waits for it."""
     problem: tuple[str, str] | None = None
     """Reason and sentence of what kept this pass from its end."""
 

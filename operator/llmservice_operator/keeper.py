@@ -277,15 +277,16 @@ class Keeper:
 
     async def _trouble(
         self, service: LLMService, outcome: Outcome, deployments: Sequence[Manifest]
-    ) -> tuple[str, str] | None:
-        """Of the pod that does not become Ready, with the last lines of its log."""
-        found = trouble.find(self.world.watches.of(POD, service.key), deployments, outcome.revision)
+    ) -> tuple[str, str, bool] | None:
+        """Of the pod that does not become Ready, with the last lines of its log; whether a rollout waits for it."""
+        every = self.world.watches.of(DEPLOYMENT, service.key)
+        found = trouble.find(self.world.watches.of(POD, service.key), every, outcome.revision)
         words = await self.last_words.of(service, found)
         if found is None:
             return None
         earlier = rollout.serves(d for d in deployments if not rollout.is_current(d, outcome.revision or ""))
-        serves = earlier if outcome.rolling_out and found.revision == outcome.revision else None
-        return found.reason, trouble.sentence(found, words, earlier_serves=serves)
+        stops = outcome.rolling_out and found.revision == outcome.revision
+        return found.reason, trouble.sentence(found, words, earlier_serves=earlier if stops else None), stops
 
     def _engines(self, service: LLMService) -> list[Manifest]:
         return rollout.engines(self.world.watches.of(DEPLOYMENT, service.key))

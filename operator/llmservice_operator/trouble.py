@@ -1,7 +1,7 @@
-"""Which engine pod does not become Ready, and why, as its containers and the scheduler tell. Pure; reads no clock.
+"""Which pod does not become Ready, and why, as its containers and the scheduler tell. Pure; reads no clock.
 
-Only words that Kubernetes wrote; what the engine itself said is in its log (`last_words.py`). Pods of the present
-revision come first, then the kind of trouble that a person must mend before it can end.
+Only words that Kubernetes wrote; what the engine itself said is in its log (`last_words.py`). Engines of the present
+revision come first and routers last, then the kind of trouble that a person must mend before it can end.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,14 +13,16 @@ from llmservice_core.model import Reason
 from llmservice_operator.kinds import Manifest, annotations_of, labels_of, name_of
 
 CRASHED: Final = "EngineCrashed"
+ROUTER_CRASHED: Final = "RouterCrashed"
 IMAGE: Final = "ImageNotPulled"
 NOT_STARTED: Final = "ContainerNotStarted"
 OVERDUE: Final = "ProgressDeadlineExceeded"
-ORDER: Final = (CRASHED, IMAGE, NOT_STARTED, str(Reason.UNSCHEDULABLE), OVERDUE)
+ORDER: Final = (CRASHED, ROUTER_CRASHED, IMAGE, NOT_STARTED, str(Reason.UNSCHEDULABLE), OVERDUE)
 """Which is told of when there are several: the surer that it does not end by itself, the earlier."""
 NO_IMAGE: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 HARMLESS: Final = ("ContainerCreating", "PodInitializing", "CrashLoopBackOff")
 """Waiting for these is no trouble, or trouble that the last end of the container tells better."""
+COMPONENTS: Final = (contract.COMPONENT_ENGINE, contract.COMPONENT_ROUTER)
 ENDED: Final = ("Succeeded", "Failed")
 LONGEST: Final = 300
 
@@ -31,8 +33,10 @@ class Trouble:
 
     reason: str
     pool: str
+    """`router` for one."""
     pod: str
     revision: str
+    """Empty for a router: there are no two of it."""
     why: str
     container: str | None = None
     is_over: bool = False
@@ -44,25 +48,31 @@ class Trouble:
 
 def find(pods: Sequence[Manifest], deployments: Iterable[Manifest], revision: str | None) -> Trouble | None:
     """The trouble to tell of, of pods that nobody has deleted."""
-    engines = [p for p in pods if _is_engine(p) and not p["metadata"].get("deletionTimestamp")]
-    found = [t for pod in engines if (t := _of_pod(pod)) is not None]
+    alive = [p for p in pods if _component(p) in COMPONENTS and not p["metadata"].get("deletionTimestamp")]
+    found = [t for pod in alive if (t := _of_pod(pod)) is not None]
     troubled = {t.pod for t in found}
-    late = {name for d in deployments if _is_overdue(d) for name in _pods_of(d, engines)} - troubled
-    found += [_overdue(pod) for pod in engines if name_of(pod) in late]
-    worst = min(found, key=lambda t: (t.revision != revision, ORDER.index(t.reason), t.pod), default=None)
+    late = {name for d in deployments if _is_overdue(d) for name in _pods_of(d, alive)} - troubled
+    found += [_overdue(pod) for pod in alive if name_of(pod) in late]
+    worst = min(found, key=lambda t: _order(t, revision), default=None)
     return None if worst is None else replace(worst, others=len(found) - 1)
+
+
+def _order(trouble: Trouble, revision: str | None) -> tuple[bool, bool, int, str]:
+    is_router = trouble.pool == contract.COMPONENT_ROUTER
+    return is_router, trouble.revision != revision, ORDER.index(trouble.reason), trouble.pod
 
 
 def sentence(trouble: Trouble, last_words: Sequence[str] | str, *, earlier_serves: bool | None) -> str:
     """`last_words`: lines of its log, or why there are none. `earlier_serves` None: no rollout is under way."""
-    told = f"{trouble.pool} pod {trouble.pod} of revision {trouble.revision}: {trouble.why}"
+    which = f" of revision {trouble.revision}" if trouble.revision else ""
+    told = f"{trouble.pool} pod {trouble.pod}{which}: {trouble.why}"
     if isinstance(last_words, str):
         told += f"; {last_words}" if last_words else ""
     else:
         told += "; its last lines: " + " | ".join(last_words)
     if trouble.others:
         told += f"; {trouble.others} more pods are in trouble"
-    if earlier_serves is None:
+    if earlier_serves is None or not trouble.revision:
         return told
     serves = "the earlier revision serves on" if earlier_serves else "no earlier revision serves"
     return f"{told}; the rollout stands still, {serves}: correct the spec or apply the one before"
@@ -94,11 +104,13 @@ def _crashed(pod: Manifest, one: Mapping[str, Any], last: Mapping[str, Any], *, 
     restarts = one.get("restartCount") or 0
     why = f"container {one['name']} ended with exit code {last.get('exitCode')} ({last.get('reason') or 'no reason'})"
     why += f"{_more(last.get('message'))}, restarted {restarts} times"
-    return _trouble(pod, CRASHED, why, container=one["name"], is_over=is_over, run=f"{restarts}")
+    kind = ROUTER_CRASHED if _component(pod) == contract.COMPONENT_ROUTER else CRASHED
+    return _trouble(pod, kind, why, container=one["name"], is_over=is_over, run=f"{restarts}")
 
 
 def _overdue(pod: Manifest) -> Trouble:
-    return _trouble(pod, OVERDUE, "not Ready within the time that a start may take", container="engine")
+    why = "not Ready within the time that a start may take"
+    return _trouble(pod, OVERDUE, why, container=_component(pod))
 
 
 def _trouble(
@@ -107,7 +119,7 @@ def _trouble(
     labels, meta = labels_of(pod), pod["metadata"]
     return Trouble(
         reason=reason,
-        pool=labels.get(contract.LABEL_POOL, "engine"),
+        pool=labels.get(contract.LABEL_POOL) or _component(pod),
         pod=name_of(pod),
         revision=labels.get(contract.LABEL_REVISION, ""),
         why=why,
@@ -117,8 +129,9 @@ def _trouble(
     )
 
 
-def _is_engine(pod: Manifest) -> bool:
-    return labels_of(pod).get(contract.LABEL_COMPONENT) == contract.COMPONENT_ENGINE
+def _component(pod: Manifest) -> str:
+    """Whose container has the same name."""
+    return labels_of(pod).get(contract.LABEL_COMPONENT, "")
 
 
 def _is_overdue(deployment: Manifest) -> bool:
@@ -127,7 +140,8 @@ def _is_overdue(deployment: Manifest) -> bool:
 
 def _pods_of(deployment: Manifest, pods: Iterable[Manifest]) -> Iterator[str]:
     """Those that are not Ready; one that drains is not meant to be."""
-    wanted = {name: labels_of(deployment).get(name) for name in (contract.LABEL_POOL, contract.LABEL_REVISION)}
+    names = (contract.LABEL_COMPONENT, contract.LABEL_POOL, contract.LABEL_REVISION)
+    wanted = {name: value for name in names if (value := labels_of(deployment).get(name)) is not None}
     for pod in pods:
         is_ready = _condition(pod.get("status") or {}, "Ready").get("status") == "True"
         is_meant_to_be = contract.ANNOTATION_DRAIN not in annotations_of(pod)

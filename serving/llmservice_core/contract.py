@@ -24,6 +24,8 @@ ANNOTATION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Kubernetes' own: of the Ready pods of a ReplicaSet the one with the least goes first; unset is 0."""
 COST_DRAINING: Final = "-1000"
 COST_RELEASED: Final = "-2000"
+ANNOTATION_MODEL: Final = f"{GROUP}/model"
+"""On an engine's pod: the weights that it serves. A stream may go on in another engine of the same."""
 
 PORT_ENGINE_HTTP: Final = 8000
 PORT_ENGINE_METRICS: Final = 9400

@@ -102,10 +102,15 @@ def may_go(pod: Occupant, now_s: float, deadline_s: float) -> Why | None:
         return None
     if not pod.is_started:
         return Why.NOT_STARTED
-    age_s = now_s - pod.since_s
-    if pod.work.is_over and age_s >= SETTLE_S:
+    if pod.work.is_over and now_s - pod.since_s >= SETTLE_S:
         return Why.FINISHED
-    return Why.DEADLINE if age_s >= deadline_s else None
+    return Why.DEADLINE if is_over(pod.since_s, now_s, deadline_s) else None
+
+
+def is_over(since_s: float | None, now_s: float, deadline_s: float) -> bool:
+    """The time that a pod has for its requests. The same for the operator, who lets it go then, and for the routers,
+    who take what it still has to another one."""
+    return since_s is not None and now_s - since_s >= deadline_s
 
 
 def replicas(size: int, written: int, held: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from llmservice_core import draining
 from llmservice_core.model import Pool
 from llmservice_core.picking import UNBOUNDED, Choice, Policy, Room, Saved, pick, pick_with_room
 from llmservice_core.slack import Slack, beside
@@ -44,6 +45,10 @@ class Endpoint:
     """Nothing new goes there: the operator marked it, or it is being deleted."""
     deleted: bool = False
     """It is being deleted and waits, in its hook, for what it has and gets."""
+    leaving_since_s: float | None = None
+    """Since when it is draining or being deleted, in seconds of Unix time. None: it is not, or nobody said when."""
+    model: str = ""
+    """Its weights: a stream goes on in an engine of the same alone."""
     work_tokens: float = 0.0
     in_flight: int = 0
     prompts: int = 0
@@ -117,6 +122,16 @@ def choose(
     if mixed:
         return _one_step(mixed, RouteReason.MIXED, choice)
     return pair or _no_endpoint()
+
+
+def overdue(endpoints: Collection[Endpoint], now_s: float, deadline_s: float) -> list[Endpoint]:
+    """Engines whose time to leave is over and whose requests have somewhere else to go. `now_s`: Unix time.
+
+    One deadline for all steps of a drain, whoever began it. The only engine of its kind keeps what it has until the
+    end: its requests could but fail.
+    """
+    late = (e for e in endpoints if draining.is_over(e.leaving_since_s, now_s, deadline_s))
+    return [e for e in late if any(o.is_usable and (o.pool, o.model) == (e.pool, e.model) for o in endpoints)]
 
 
 def decode_instead(endpoints: Iterable[Endpoint], reserved: Endpoint, excluded: Collection[str] = ()) -> Endpoint:

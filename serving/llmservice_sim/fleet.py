@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -64,6 +65,8 @@ class Fleet:
         self._scraped: set[str] = set()
         self._arrived = 0
         self._is_called = False
+        self.late_first_tokens: Counter[str] = Counter()
+        """By class, so far."""
 
     def _make(
         self, scenario: Scenario, pods: random.Random, steps: random.Random
@@ -111,6 +114,7 @@ class Fleet:
         self._router.first_token(request)
         if is_first:
             self._latencies.first_token(request)
+            self.late_first_tokens[request.service_class.name] += not request.is_ttft_met
 
     def _part_done(self, pod: Pod, part: Part) -> None:
         if not part.is_prompt_only:

@@ -8,6 +8,7 @@ smallest level of each pool at which every promise is kept. Bounds to compare wi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,6 +74,10 @@ def find(
     return _Search(name, scenario, trace, progress, make).best(separate)
 
 
+class _TooLateError(Exception):
+    """A run that cannot keep its promises any more."""
+
+
 class _Search:
     def __init__(
         self,
@@ -85,6 +90,7 @@ class _Search:
         self._name, self._scenario, self._trace, self._progress = name, scenario, trace, progress
         self._make = make
         self._curves = curves(scenario, trace)
+        self._allowed = _allowed_late(scenario, trace)
         self._known: dict[object, bool] = {}
         """Of schedules that were run, for neighbouring levels often give the same one."""
         self._runs = 0
@@ -128,8 +134,20 @@ class _Search:
             self._runs += 1
             if self._progress is not None:
                 self._progress(self._runs)
-            self._known[key] = keeps_all(self._make(self._start(law), law).run(self._trace), self._scenario)
+            self._known[key] = self._kept(self._make(self._start(law), law))
         return self._known[key]
+
+    def _kept(self, fleet: Fleet) -> bool:
+        """Given up as soon as more first tokens are late than a class may have."""
+
+        def look(_now_s: float, _ended: int, _all: int) -> None:
+            if any(n > self._allowed[name] for name, n in fleet.late_first_tokens.items()):
+                raise _TooLateError
+
+        try:
+            return keeps_all(fleet.run(self._trace, look), self._scenario)
+        except _TooLateError:
+            return False
 
     def _start(self, law: Schedule) -> Scenario:
         return replace(self._scenario, initial=law.at(0.0))
@@ -142,6 +160,12 @@ class _Search:
         start_up = self._scenario.start_up
         lead_s = start_up.mean_s * (1 + 2 * start_up.cv) + self._scenario.goal.interval_s
         return Schedule(self._name, _ahead(sizes, math.ceil(lead_s / BIN_S)))
+
+
+def _allowed_late(scenario: Scenario, trace: Sequence[Arrival]) -> Mapping[str, float]:
+    """First tokens that may be late, by class; one more, lest rounding decides."""
+    asked = Counter(a.service_class for a in trace)
+    return {c.name: 1.0 + (1.0 - c.ttft.share) * asked[c.name] for c in scenario.goal.classes}
 
 
 def _with(levels: Levels, pool: Pool, level: float) -> Levels:

@@ -108,6 +108,36 @@ def test_a_start_that_takes_too_long_is_told_of_with_its_pod() -> None:
     assert trouble.find([pod("a", **ready)], [late], "new") is None
 
 
+def router(name: str, **status: Any) -> dict[str, Any]:
+    made = pod(name, **status)
+    labels = {"llmservice.dev/name": "chat", "llmservice.dev/component": "router"}
+    return {**made, "metadata": {**made["metadata"], "labels": labels}}
+
+
+def test_routers_are_told_of_behind_engines() -> None:
+    """One with a nodeSelector that no node has was Pending for ever, and nothing said so."""
+    found = trouble.find([router("r", **HOMELESS)], [], "new")
+    assert found is not None
+    assert (found.reason, found.pool) == ("Unschedulable", "router")
+    told = trouble.sentence(found, "", earlier_serves=True)
+    assert told == "router pod r: finds no node: 0/2 nodes: no GPU"
+    crashed = trouble.find([router("r", **container(LOOPS, ended(1), 4))], [], "new")
+    assert crashed is not None
+    assert crashed.reason == "RouterCrashed"
+    both = trouble.find([router("a", **container(PULL)), pod("b", "old", **HOMELESS)], [], "new")
+    assert both is not None
+    assert (both.pod, both.others) == ("b", 1)
+
+
+def test_a_router_that_takes_too_long_is_told_of() -> None:
+    progress = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    one = router("r", **container(RUNS))
+    late = {"metadata": {"name": "d", "labels": one["metadata"]["labels"]}, "status": {"conditions": [progress]}}
+    found = trouble.find([one, pod("a", **container(RUNS))], [late], "new")
+    assert found is not None
+    assert (found.reason, found.pod, found.container) == ("ProgressDeadlineExceeded", "r", "router")
+
+
 SECRETS = [
     ("401 for hf_AbCdEfGhIjKlMnOp", "hf_AbCdEfGhIjKlMnOp"),
     ("Authorization: Bearer abc.def", "abc.def"),

@@ -1,5 +1,8 @@
 """Routing: a table of cases with the engine that must win, then laws for all fleets."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +19,7 @@ from llmservice_core.routing import (
     RouteReason,
     choose,
     decode_instead,
+    overdue,
 )
 
 LAW = settings(deadline=None)
@@ -36,6 +40,10 @@ def engine(
         deleted=deleted,
         work_tokens=work,
     )
+
+
+def leaving(name: str, since_s: float | None, **fields: Any) -> Endpoint:
+    return replace(engine(name, drain=True), leaving_since_s=since_s, **fields)
 
 
 def names(route: Route | NoRoute) -> str:
@@ -182,6 +190,26 @@ def test_law_engines_that_are_deleted_change_nothing_where_others_serve(
     served = {e.pool for e in fleet if e.is_usable}
     leaving = [engine(f"{pool[0]}-deleted", deleted=True) for pool in served]
     assert names(choose([*fleet, *leaving], **ask)) == names(choose(fleet, **ask))  # type: ignore[arg-type]
+
+
+OVERDUE = {
+    "its time is not over": ([leaving("d1", 950.0), engine("d2")], []),
+    "its time is over": ([leaving("d1", 900.0), engine("d2")], ["d1"]),
+    "nobody said since when": ([leaving("d1", None), engine("d2")], []),
+    "it is alone": ([leaving("d1", 900.0), engine("p2")], []),
+    "the other one is not Ready": ([leaving("d1", 900.0), engine("d2", ready=False)], []),
+    "the other one leaves, too": ([leaving("d1", 900.0), leaving("d2", 990.0)], []),
+    "the other one has another model": ([leaving("d1", 900.0, model="a"), engine("d2")], []),
+    "another revision of its model": (
+        [leaving("d1", 900.0, model="a"), replace(engine("d2", revision="b"), model="a")],
+        ["d1"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("fleet", "expected"), OVERDUE.values(), ids=OVERDUE.keys())
+def test_what_an_engine_still_has_is_taken_from_it(fleet: list[Endpoint], expected: list[str]) -> None:
+    assert [e.name for e in overdue(fleet, now_s=1000.0, deadline_s=100.0)] == expected
 
 
 def test_prediction_starts_at_four_bytes_per_token_and_learns() -> None:

@@ -5,6 +5,7 @@ Against a small API server in this process; `test_router_api` asks the real one.
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,33 @@ def test_what_a_pod_means(seen: Any, state: str) -> None:
     assert endpoint is not None
     assert (endpoint.pool, endpoint.revision) == (Pool.MIXED, "r1")
     assert ("draining" if endpoint.draining else "ready" if endpoint.ready else "not_ready") == state
+
+
+SINCE = {
+    "stays": ({}, None),
+    "drains": ({"annotations": {ANNOTATION_DRAIN: "2026-01-01T00:01:00Z"}}, 60.0),
+    "a drain without a time": ({"annotations": {ANNOTATION_DRAIN: "yes"}}, None),
+    "deleted with a time of its own": (
+        {"deletionTimestamp": "2026-01-01T00:03:00Z", "deletionGracePeriodSeconds": 170},
+        10.0,
+    ),
+    "drained first": (
+        {
+            "annotations": {ANNOTATION_DRAIN: "2026-01-01T00:01:00Z"},
+            "deletionTimestamp": "2026-01-01T00:09:00Z",
+            "deletionGracePeriodSeconds": 120,
+        },
+        60.0,
+    ),
+}
+
+
+@pytest.mark.parametrize(("meta", "after_s"), SINCE.values(), ids=SINCE.keys())
+def test_since_when_a_pod_leaves(meta: Any, after_s: float | None) -> None:
+    found = discovery.endpoint_of(pod("a", **meta), 8000)
+    assert found is not None
+    began_s = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    assert found.leaving_since_s == (None if after_s is None else began_s + after_s)
 
 
 def test_addresses_and_pods_of_no_pool() -> None:

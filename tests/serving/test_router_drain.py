@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from tests.serving.router_fake_api import FakeApi, pod, states, watched
 from tests.serving.router_fakes import Engine, Router, events, running, until
 
 STREAM = {"model": "chat", "prompt": "hello", "max_tokens": 40, "stream": True}
+NOW = datetime.now(UTC).isoformat(timespec="seconds")
 MARKS: dict[str, Any] = {
-    "drain": {"annotations": {ANNOTATION_DRAIN: "2026-01-01T00:00:00Z"}},
-    "deletion": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+    "drain": {"annotations": {ANNOTATION_DRAIN: NOW}},
+    "deletion": {"deletionTimestamp": NOW},
 }
 
 

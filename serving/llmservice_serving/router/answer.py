@@ -11,7 +11,7 @@ from array import array
 from llmservice_serving.router.errors import ENGINE_FIELDS, JSON
 from llmservice_serving.router.resume import Continuation, DivergedError, Sent, sent_for
 from llmservice_serving.router.rules import Ask
-from llmservice_serving.router.sse import ABORTED, DATA, DONE, StreamError
+from llmservice_serving.router.sse import ABORTED, DATA, DONE, END, StreamError
 
 IDS, PROMPT_IDS = "token_ids", "prompt_token_ids"
 PARSED_FIELDS = ("reasoning", "reasoning_content", "tool_calls")
@@ -24,6 +24,31 @@ PLAIN = re.compile(
 )
 """Nearly every event: one token, its text, and nothing else. Any other is read as JSON, which takes five times as long.
 No text can look like the rest of it, for a quotation mark in a text has a backslash before it."""
+
+
+class Template:
+    """What the plain events of one stream have in common: all but text and token. Finds these two by comparing."""
+
+    __slots__ = ("_between", "_lead", "_rest", "_tail")
+
+    def __init__(self, lead: bytes, between: bytes, tail: bytes):
+        """Of an event: up to its text, up to its token, and what follows."""
+        self._lead, self._between, self._tail = lead, between, tail + END + b"\r\n"
+        self._rest = between[:-1] + b"null" + self._tail[1:]
+
+    def parts(self, raw: bytes) -> tuple[bytes, bytes] | None:
+        """Text and token of a chunk of 16 to 4,095 bytes that holds one such event; none with escapes in its text."""
+        size = len(raw)
+        begin = 4 if size < 262 else 5
+        if not (raw.endswith(self._tail) and raw.startswith(b"%x\r\n%b" % (size - begin - 2, self._lead))):
+            return None
+        text, _, token = raw[begin + len(self._lead) : -len(self._tail)].partition(self._between)
+        return (text, token) if token.isdigit() and b'"' not in text and b"\\" not in text else None
+
+    def chunk(self, text: bytes) -> bytes:
+        """For the client: without the token."""
+        size = len(self._lead) + len(text) + len(self._rest) - 2
+        return b"%x\r\n%b%b%b" % (size, self._lead, text, self._rest)
 
 
 class Answer:
@@ -41,12 +66,14 @@ class Answer:
         self._continues: Continuation | None = None
         self._has_read_prompt = False
         """The engine that goes on has said that it began where it was told to."""
+        self._template: Template | None = None
         self._at = (0, 0)
         """Tokens and characters of the answer when the present stream had brought what it has brought."""
 
     def go_on(self, c: Continuation) -> None:
         """What is read now comes from another engine and begins there."""
         self._continues, self._at, self._has_read_prompt = c, (c.tokens, c.chars), False
+        self._template = None
 
     def read(self, event: bytes) -> bytes | None:
         """The event as the client may see it, None to drop it. StreamError if the engine reports an error."""
@@ -69,17 +96,30 @@ class Answer:
             return None
         return DATA + dumps(self._as_first(data))
 
+    def take(self, raw: bytes) -> bytes | None:
+        """One whole chunk of HTTP with one event like the last, as the client may see it; None: it must be `read`."""
+        template = self._template
+        if template is None or (found := template.parts(raw)) is None:
+            return None
+        text, token = found
+        self._took(token, len(text.decode()))
+        return template.chunk(text)
+
     def _read_plain(self, event: bytes, plain: re.Match[bytes]) -> bytes:
-        sent = self.sent
-        sent.tokens.append(int(plain[2]))
         text = plain[1]
-        sent.chars += len(json.loads(b'"' + text + b'"') if b"\\" in text else text.decode())
+        self._took(plain[2], len(json.loads(b'"' + text + b'"') if b"\\" in text else text.decode()))
+        begin, end = plain.span(2)
+        self._template = Template(event[: plain.start(1)], event[plain.end(1) : begin], event[end:])
+        return event[: begin - 1] + b"null" + event[end + 1 :]
+
+    def _took(self, token: bytes, chars: int) -> None:
+        sent = self.sent
+        sent.tokens.append(int(token))
+        sent.chars += chars
         self.tokens += 1
         self._at = (len(sent.tokens), sent.chars)
-        if text:
+        if chars:
             sent.mark(self._at[0], sent.chars + sent.held)
-        begin, end = plain.span(2)
-        return event[: begin - 1] + b"null" + event[end + 1 :]
 
     def closing(self) -> list[bytes]:
         """What is left to say when the engine died after the last token and before the end of the stream."""

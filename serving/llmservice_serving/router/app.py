@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from llmservice_core.affinity import PrefixMemory
-from llmservice_serving.router import admin, discovery, keys_dir
+from llmservice_serving.router import admin, discovery, keys_dir, moving
 from llmservice_serving.router.door import Door
 from llmservice_serving.router.edge import EdgeRunner, Limits
 from llmservice_serving.router.engines import Engines
@@ -65,7 +65,7 @@ async def serving(shared: Shared) -> AsyncIterator[Doors]:
     """Both ports listen and discovery runs inside the block; afterwards nothing of it is left."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(shared.engines.close)
-        for work in (*await _discovery(shared, stack), *_keys(shared)):
+        for work in (*await _discovery(shared, stack), *_keys(shared), moving.follow(shared)):
             stack.push_async_callback(_end, asyncio.create_task(_guarded(work)))
         s = shared.settings
         plain = web.AppRunner(
@@ -133,7 +133,7 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Exception:
-        LOG.exception("discovery broke; the router ends")
+        LOG.exception("what follows the world broke; the router ends")
         signal.raise_signal(signal.SIGTERM)
         raise
 

@@ -4,11 +4,13 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
 
+from llmservice_serving.router.edge import Edge
 from llmservice_serving.router.errors import ClientGone, Refusal
 from llmservice_serving.router.sse import error_event
 
@@ -72,6 +74,9 @@ class ClientStream:
         self.response = web.StreamResponse(headers=headers)
         self.response.content_type = "text/event-stream"
         self.response.charset = "utf-8"
+        self._push: Callable[[bytes], None]
+        self.takes_chunks = False
+        """Its client reads HTTP/1.1, so the answer is sent in chunks."""
 
     @property
     def is_open(self) -> bool:
@@ -87,6 +92,41 @@ class ClientStream:
         except (ConnectionError, RuntimeError) as error:
             raise ClientGone(str(error)) from error
         self._stall.end()
+
+    @contextmanager
+    def direct(self, hold: Callable[[bool], None]) -> Iterator[Callable[[bytes], None]]:
+        """For an open stream: inside the block `push` may be used. `hold` is told whether the client is behind.
+
+        What the block gets writes bytes as they are: whole chunks of HTTP, only where it `takes_chunks`.
+        """
+        edge = self._request.protocol
+        assert isinstance(edge, Edge)
+        if edge.transport is None:
+            raise ClientGone("the connection is closed")
+        self._push, self.takes_chunks = (
+            edge.transport.write,
+            self.response.headers.get("Transfer-Encoding") == "chunked",
+        )
+
+        def valve(is_behind: bool) -> None:
+            self._stall.begin() if is_behind else self._stall.end()
+            hold(is_behind)
+
+        edge.valve = valve
+        if edge.writing_paused:
+            valve(True)
+        try:
+            yield self._push
+        finally:
+            edge.valve = None
+            self._stall.end()
+
+    def push(self, data: bytes) -> None:
+        """To the socket's buffer at once. It takes everything: who pushes must stop when told to hold."""
+        try:
+            self._push(b"%x\r\n%b\r\n" % (len(data), data) if self.takes_chunks else data)
+        except (ConnectionError, RuntimeError) as error:
+            raise ClientGone(str(error)) from error
 
     async def end(self) -> web.StreamResponse:
         self._stall.begin()

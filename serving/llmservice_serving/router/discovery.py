@@ -7,12 +7,14 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 
 import yaml
 
 from llmservice_core.contract import (
     ANNOTATION_DRAIN,
+    ANNOTATION_MODEL,
     COMPONENT_ENGINE,
     COMPONENT_ROUTER,
     GROUP,
@@ -78,16 +80,33 @@ def endpoint_of(pod: Object, port: int) -> Endpoint | None:
     if pool not in set(Pool):
         return None
     address = status.get("podIP")
-    is_deleted = bool(meta.get("deletionTimestamp"))
+    is_deleted, notes = bool(meta.get("deletionTimestamp")), meta.get("annotations") or {}
     return Endpoint(
         name=meta["name"],
         url=f"http://{_host(address)}:{port}" if address else "",
         pool=Pool(pool),
         revision=labels.get(LABEL_REVISION, ""),
         ready=bool(address) and _is_ready(status.get("conditions") or ()),
-        draining=is_deleted or ANNOTATION_DRAIN in (meta.get("annotations") or {}),
+        draining=is_deleted or ANNOTATION_DRAIN in notes,
         deleted=is_deleted,
+        leaving_since_s=leaving_since_s(meta),
+        model=notes.get(ANNOTATION_MODEL, ""),
     )
+
+
+def leaving_since_s(meta: Object) -> float | None:
+    """The earlier of its drain and its deletion. Kubernetes writes when the time of a deleted pod is over."""
+    begun = (meta.get("annotations") or {}).get(ANNOTATION_DRAIN), meta.get("deletionTimestamp")
+    drained_s, ends_s = map(_unix_s, begun)
+    deleted_s = None if ends_s is None else ends_s - (meta.get("deletionGracePeriodSeconds") or 0)
+    return min((s for s in (drained_s, deleted_s) if s is not None), default=None)
+
+
+def _unix_s(text: str | None) -> float | None:
+    try:
+        return None if text is None else datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
 
 
 def _is_ready(conditions: Iterable[Object]) -> bool:

@@ -31,13 +31,25 @@ class Limits:
 class Edge(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_deny", "_head_bytes", "_head_timer", "_limits")
+    __slots__ = ("_deny", "_head_bytes", "_head_timer", "_limits", "valve")
 
     def __init__(self, manager: web.Server, *, limits: Limits, deny: Deny, **options: Any):
         super().__init__(manager, **options)
         self._limits, self._deny = limits, deny
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self.valve: Callable[[bool], None] | None = None
+        """Told when the client has more waiting than it takes (True), and when that is over (False)."""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.valve is not None:
+            self.valve(True)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.valve is not None:
+            self.valve(False)
 
     def data_received(self, data: bytes) -> None:
         before = self._request_count

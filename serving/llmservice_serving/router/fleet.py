@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from llmservice_core.model import Pool
@@ -19,11 +19,20 @@ from llmservice_core.routing import Endpoint, NoRoute, Route, choose, decode_ins
 from llmservice_core.slack import Slack
 
 
+@dataclass(slots=True, eq=False)
+class Load:
+    """What this router has sent to one engine and not got back yet. Never negative."""
+
+    work_tokens: float = 0.0
+    in_flight: int = 0
+
+
 class Lease:
     """A reservation of predicted work on one engine, given back when its `with` block ends."""
 
     def __init__(self, fleet: "Fleet", endpoint: Endpoint, work_tokens: float):
         self._fleet, self.endpoint, self.work_tokens = fleet, endpoint, work_tokens
+        self._load = Load()
         self._is_open = False
 
     def __enter__(self) -> "Lease":
@@ -33,7 +42,7 @@ class Lease:
         self.close()
 
     def open(self) -> "Lease":
-        self._fleet._add(self.endpoint.name, self.work_tokens, 1)
+        self._load = self._fleet._take(self.endpoint.name, self.work_tokens)
         self._is_open = True
         return self
 
@@ -41,19 +50,22 @@ class Lease:
         """Once; what comes later says nothing."""
         if self._is_open:
             self._is_open = False
-            self._fleet._add(self.endpoint.name, -self.work_tokens, -1)
+            self._fleet._give_back(self.endpoint.name, self.work_tokens)
 
     def progress(self, tokens: float) -> None:
         """Part of the work is done. An answer longer than predicted counts as nearly done, not as negative work."""
-        done = min(tokens, self.work_tokens)
-        self.work_tokens -= done
-        self._fleet._add(self.endpoint.name, -done, 0)
+        left = self.work_tokens - tokens
+        if left <= 0.0:
+            left = 0.0
+        load = self._load
+        load.work_tokens = max(0.0, load.work_tokens - (self.work_tokens - left))
+        self.work_tokens = left
 
     def move(self, endpoint: Endpoint) -> None:
         """The same work on another engine."""
-        self._fleet._add(self.endpoint.name, -self.work_tokens, -1)
+        self._fleet._give_back(self.endpoint.name, self.work_tokens)
         self.endpoint = endpoint
-        self._fleet._add(endpoint.name, self.work_tokens, 1)
+        self._load = self._fleet._take(endpoint.name, self.work_tokens)
 
 
 class Fleet:
@@ -75,7 +87,7 @@ class Fleet:
         self.on_change: Callable[[], None] = lambda: None
         self._exclude_s, self._draw = exclude_s, draw
         self._known: dict[str, Endpoint] = {}
-        self._load: dict[str, tuple[float, int]] = {}
+        self._load: dict[str, Load] = {}
         self._excluded_until_s: dict[str, float] = {}
         self._paces: dict[str, PromptPace] = {}
         self._started_s = clock()
@@ -99,14 +111,15 @@ class Fleet:
         *,
         one_step: bool,
         avoid: Iterable[str] = (),
+        model: str | None = None,
         saved: Saved | None = None,
         room: Room = UNBOUNDED,
         prompt_tokens: float = math.inf,
     ) -> Route | NoRoute:
-        """Without engines that failed a moment ago or that this request has tried (`avoid`)."""
+        """Without engines that failed a moment ago, that this request has tried (`avoid`), or of another `model`."""
         excluded = self._excluded() | set(avoid)
         return choose(
-            [self._with_load(e) for e in self._able()],
+            [self._with_load(e) for e in self._able() if model is None or e.model == model],
             one_step=one_step,
             policy=self.policy,
             excluded=excluded,
@@ -154,10 +167,10 @@ class Fleet:
     def told(self) -> dict[str, dict[str, str | int | float]]:
         """Each engine that exists or that we still have requests on: what the operator asks before one may leave."""
         gone = {name: ("gone", load) for name, load in self._load.items() if name not in self._known}
-        here = {name: (self.state_of(e), self._load.get(name, (0.0, 0))) for name, e in self._known.items()}
+        here = {name: (self.state_of(e), self._load.get(name, NOTHING)) for name, e in self._known.items()}
         return {
-            name: {"state": state, "in_flight": in_flight, "work_tokens": work_tokens}
-            for name, (state, (work_tokens, in_flight)) in {**gone, **here}.items()
+            name: {"state": state, "in_flight": load.in_flight, "work_tokens": load.work_tokens}
+            for name, (state, load) in {**gone, **here}.items()
         }
 
     def calls(self, waiting: int) -> dict[str, float | int | None]:
@@ -176,23 +189,32 @@ class Fleet:
         return set(self._excluded_until_s)
 
     def _with_load(self, endpoint: Endpoint) -> Endpoint:
-        work_tokens, in_flight = self._load.get(endpoint.name, (0.0, 0))
-        if not in_flight:
+        load = self._load.get(endpoint.name)
+        if load is None:
             return endpoint
         held = self.pace(endpoint.name).held
         return replace(
             endpoint,
-            work_tokens=work_tokens,
-            in_flight=in_flight,
+            work_tokens=load.work_tokens,
+            in_flight=load.in_flight,
             prompts=int(held.prompts),
             prompt_tokens=held.tokens,
         )
 
-    def _add(self, name: str, work_tokens: float, requests: int) -> None:
-        work, in_flight = self._load.get(name, (0.0, 0))
-        in_flight += requests
+    def _take(self, name: str, work_tokens: float) -> Load:
         self.asked_s = self.clock()
-        if in_flight > 0:
-            self._load[name] = (max(0.0, work + work_tokens), in_flight)
-        else:
-            self._load.pop(name, None)
+        load = self._load.setdefault(name, Load())
+        load.work_tokens += work_tokens
+        load.in_flight += 1
+        return load
+
+    def _give_back(self, name: str, work_tokens: float) -> None:
+        self.asked_s = self.clock()
+        load = self._load[name]
+        load.work_tokens = max(0.0, load.work_tokens - work_tokens)
+        load.in_flight -= 1
+        if not load.in_flight:
+            del self._load[name]
+
+
+NOTHING = Load()

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 
 from aiohttp import web
 
@@ -51,13 +52,14 @@ class Flow:
         self._attempts = Attempts(most=shared.settings.max_attempts, patience_s=shared.settings.resume_wait_s)
         self._relay = Relay(shared, ask, stream)
         self._came = 0
+        self._model: str | None = None
+        """Of the engine that brought the first token of a stream; None: there is none yet."""
         self._failure: EngineFailure | None = None
         self._not_resumed = resume.NO_ENGINE
         self._rest: resume.Continuation | None = None
         """What is still to be computed when another engine had begun."""
         self._phase = ExitStack()
         self._parts: dict[str, float] = {}
-        self._stream_has_token = False
         self.judge: TtftJudge | None = None
         if ask.is_stream:
             c = ask.service_class
@@ -127,8 +129,7 @@ class Flow:
         self._came = came
         if not may_retry:
             raise failure
-        metrics = self._shared.metrics
-        metrics.retries.labels(metrics.service, phase, failure.reason).inc()
+        self._shared.metrics.retry(phase, failure.reason)
         self._log("retry", failure, phase=phase, detail=failure.detail)
 
     def _go_on(self, failure: EngineFailure) -> resume.Continuation:
@@ -171,6 +172,7 @@ class Flow:
             blocks=rules.prompt_blocks(ask) if policy is Policy.PREFIX_AFFINITY else (),
             session=f"{ask.tenant}/{self._session}" if policy is Policy.SESSION and self._session else None,
             avoid=self._tried,
+            model=self._model,
         )
 
     async def _serve(self, grant: Grant) -> web.StreamResponse:
@@ -231,9 +233,8 @@ class Flow:
         return response
 
     async def _whole(self, lease: Lease, body: JSON) -> tuple[JSON, web.StreamResponse]:
-        shared = self._shared
-        timeout_s = shared.settings.answer_timeout_s
-        answer = await shared.engines.post(lease.endpoint, self._ask.path, body, self._request_id, timeout_s)
+        timeout_s = self._shared.settings.answer_timeout_s
+        answer = await self._shared.engines.post(lease.endpoint, self._ask.path, body, self._request_id, timeout_s)
         self._served((answer.get("usage") or {}).get("completion_tokens"))
         for field in ENGINE_FIELDS:
             answer.pop(field, None)
@@ -254,33 +255,33 @@ class Flow:
 
     async def _follow(self, grant: Grant, body: JSON, part: str) -> None:
         """To its end, or EngineFailure."""
-        started_s, lease, is_first = time.monotonic(), grant.decode, True
+        lease, first = grant.decode, partial(self._first_of, grant, part, time.monotonic())
+
+        def each(tokens: int) -> None:
+            lease.progress(tokens)
+            self._served(tokens)
+
         idle_s = self._patience_s(self._shared.settings.idle_timeout_s)
         stream = self._shared.engines.stream(lease.endpoint, self._ask.path, body, self._request_id, idle_s)
-        async with stream as chunks:
+        async with stream as wire:
             try:
-                async for tokens in self._relay.copy(chunks):
-                    if is_first:
-                        self._first_of(grant, part, time.monotonic() - started_s)
-                        is_first = False
-                    lease.progress(tokens)
-                    self._served(tokens)
+                await self._relay.copy(wire, first=first, each=each if self._ask.tenant else lease.progress)
             except sse.StreamError as error:
                 raise broken(lease.endpoint.name, resume.reason_of(error), str(error)) from error
         if not self._relay.is_done:
             raise broken(lease.endpoint.name, "cut", "the stream ended before [DONE]")
 
-    def _first_of(self, grant: Grant, part: str, after_s: float) -> None:
+    def _first_of(self, grant: Grant, part: str, started_s: float) -> None:
         """The first token of a stream: for the client the first of all, unless another engine had begun."""
-        if not self._stream_has_token:
-            self._parts[part] = after_s
+        if self._model is None:
+            self._parts[part] = time.monotonic() - started_s
+            self._model = grant.decode.endpoint.model
             self._first_token()
         grant.prompt_done()
         grant.decode.progress(grant.decode.work_tokens - self._output_tokens)
         self._enter("decode")
 
     def _first_token(self) -> None:
-        self._stream_has_token = True
         if self.judge:
             self.judge.first_token()
         self._shared.first_token(self._ask, self.age_s, self._parts, self._expected)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from llmservice_core import metric_names as names
 from llmservice_core.contract import target_label
 from llmservice_core.model import Pool, ServiceClass
+from llmservice_serving.router.gap_times import Times, TimesMetric
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -53,8 +54,8 @@ class Metrics:
         self.ttft = Histogram(
             names.TTFT_SECONDS, "Time to first token of streams, for plots", (L, C), buckets=TTFT_BUCKETS_S, **r
         )
-        self.chunk_gap = Histogram(
-            names.CHUNK_GAP_SECONDS, "Time between chunks (not tokens)", (L, C), buckets=GAP_BUCKETS_S, **r
+        self.chunk_gap = TimesMetric(
+            names.CHUNK_GAP_SECONDS, "Time between chunks (not tokens)", (L, C), GAP_BUCKETS_S, self.registry
         )
         self.ttft_part = Summary(names.TTFT_PART_SECONDS, "Where the time to first token went", (L, C, "part"), **r)
         self.queue_tokens = Gauge(names.QUEUE_TOKENS, "Predicted prompt tokens that wait in this router", (L, C), **r)
@@ -119,10 +120,13 @@ class Metrics:
     def resume(self, outcome: str) -> None:
         self.resumes.labels(self.service, outcome).inc()
 
+    def retry(self, phase: str, reason: str) -> None:
+        self.retries.labels(self.service, phase, reason).inc()
+
     def set_queue(self, class_name: str, tokens: float) -> None:
         self.queue_tokens.labels(self.service, class_name).set(tokens)
 
-    def gaps(self, class_name: str) -> Histogram:
+    def gaps(self, class_name: str) -> Times:
         return self.chunk_gap.labels(self.service, class_name)
 
     def set_endpoints(self, seen: Iterable[tuple[Pool, str]]) -> None:

@@ -11,7 +11,6 @@ same distribution, because all tokens that were drawn are kept; a seed promises 
 """
 
 from array import array
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -144,7 +143,7 @@ class Sent:
     """As the engine read it; None until it has said so."""
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
     chars: int = 0
-    marks: deque[tuple[int, int]] = field(default_factory=lambda: deque([(0, 0)]))
+    marks: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)])
     is_parsed: bool = False
     """A parser of the engine took reasoning or tool calls out of the text."""
     finish: str | None = None
@@ -157,7 +156,7 @@ class Sent:
         self.marks.append((tokens, chars))
         text = self.chars + self.held if self.chars else 0
         while len(self.marks) > 1 and self.marks[1][1] + self.overlap <= text:
-            self.marks.popleft()
+            del self.marks[0]
 
 
 def sent_for(ask: Ask) -> Sent:

@@ -16,6 +16,8 @@ from llmservice_core.planner_facts import DEFAULT_START_UP_S
 from llmservice_core.slack import Slack, slack_of
 from llmservice_serving.router.errors import Refusal
 
+DRAIN_DEADLINE_S = 900.0
+"""Of a manifest that names none, as the resource has it."""
 HELD_FOR = (Reason.SCALED_TO_ZERO, Reason.WAKING)
 """Reasons of condition Asleep while no engine need be there."""
 
@@ -35,6 +37,8 @@ class ServiceConfig:
     """Streams whose engine died go on in another one."""
     slack: Slack | None = None
     """Prompts that decode engines may compute, as the operator's last plan says in the status; None: none."""
+    drain_deadline_s: float = DRAIN_DEADLINE_S
+    """So long an engine that leaves keeps its requests."""
     needs_keys: bool = False
     """`router.access` is set: a router that holds no keys refuses everybody."""
     start_up_s: float | None = None
@@ -65,6 +69,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         routing = Policy(router.get("routing") or Policy.SHORTEST_QUEUE)
         step_tokens = _step_tokens(spec.get("engine") or {})
         start_up_s = _start_up_s(spec, manifest.get("status") or {})
+        drain_deadline_s = _drain_deadline_s(spec)
         slack = slack_of(((manifest.get("status") or {}).get("plan") or {}).get("capacity") or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadManifest(f"LLMService cannot be read: {type(error).__name__}: {error}") from error
@@ -77,6 +82,7 @@ def from_manifest(manifest: Mapping[str, Any]) -> ServiceConfig:
         step_tokens=step_tokens,
         resumes=router.get("resume") is not False,
         slack=slack,
+        drain_deadline_s=drain_deadline_s,
         needs_keys=bool(router.get("access")),
         start_up_s=start_up_s,
     )
@@ -93,6 +99,11 @@ def _start_up_s(spec: Mapping[str, Any], status: Mapping[str, Any]) -> float | N
         return None
     observed = ((status.get("plan") or {}).get("inputs") or {}).get("start_up_s")
     return float(observed) if observed else DEFAULT_START_UP_S
+
+
+def _drain_deadline_s(spec: Mapping[str, Any]) -> float:
+    given = ((spec.get("scaling") or {}).get("scaleDown") or {}).get("drainDeadline")
+    return DRAIN_DEADLINE_S if given is None else seconds(given)
 
 
 def _step_tokens(engine: Mapping[str, Any]) -> int | None:

@@ -4,6 +4,7 @@ Bytes in, bytes out; no I/O. Most events pass untouched and unparsed.
 """
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +31,51 @@ class Cutter:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def has_rest(self) -> bool:
+        """The next bytes are in the middle of an event."""
+        return bool(self._rest)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         *whole, self._rest = (self._rest + chunk).split(END)
         return whole
+
+
+class Template:
+    """What the events of one stream have in common: all but their text. Knows the next one by comparing.
+
+    Learned from an event that `Reader` passed as it was. One that begins and ends alike, with no quotation mark
+    between, has another text and otherwise the same fields and values, so `Reader` would pass it. Compared are
+    whole chunks of HTTP, each of which holds one event.
+    """
+
+    __slots__ = ("_lead", "_lead_size", "_tail", "_tail_size")
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._lead, self._tail = b"\0", b"\0"  # nothing begins so
+        self._lead_size = self._tail_size = 1
+
+    def learn(self, event: bytes) -> None:
+        if text := TEXT.search(event):
+            begin, end = text.span(1)
+            self._lead, self._tail = event[:begin], event[end:] + END + b"\r\n"
+            self._lead_size, self._tail_size = len(self._lead), len(self._tail)
+
+    def fits(self, raw: bytes) -> bool:
+        """Whether it is one chunk of 16 to 4,095 bytes, its length written as servers do, with one such event."""
+        size = len(raw)
+        begin = 4 if size < 262 else 5
+        return (
+            raw.endswith(self._tail)
+            and raw.startswith(b"%x\r\n%b" % (size - begin - 2, self._lead))
+            and raw.find(b'"', begin + self._lead_size, -self._tail_size) < 0
+        )
+
+
+TEXT = re.compile(rb'"(?:text|content)":"([^"\\]*)"')
 
 
 @dataclass(slots=True, kw_only=True)

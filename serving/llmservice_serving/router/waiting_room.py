@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 from llmservice_core.affinity import PrefixMemory, of_session
 from llmservice_core.line import Amount, Line, Services, Waiter
@@ -43,6 +44,8 @@ class Seeker:
     session: str | None = None
     avoid: Collection[str] = ()
     """Engines that failed it: the last resort."""
+    model: str | None = None
+    """Weights that its answer began with; None: it has not begun."""
     expected: Expected | None = None
     """When its first token will come, as it was told on arrival; None: unknown."""
     entered_s: float = 0.0
@@ -143,13 +146,13 @@ class WaitingRoom:
     def _choose(self, seeker: Seeker) -> Route | NoRoute:
         saved, tokens = self._saved(seeker), seeker.waiter.prompt_tokens
         room = UNBOUNDED if seeker.waiter.is_charged else self._room()
+        choose = partial(self.fleet.choose, one_step=seeker.one_step, model=seeker.model)
+        choose = partial(choose, saved=saved, room=room, prompt_tokens=tokens)
         if seeker.avoid:
-            route = self.fleet.choose(
-                one_step=seeker.one_step, avoid=seeker.avoid, saved=saved, room=room, prompt_tokens=tokens
-            )
+            route = choose(avoid=seeker.avoid)
             if isinstance(route, Route) or route.reason is RouteReason.FULL:
                 return route
-        return self.fleet.choose(one_step=seeker.one_step, saved=saved, room=room, prompt_tokens=tokens)
+        return choose()
 
     def _room(self) -> Room:
         """Two steps of the engine, less where other routers send it as much."""
