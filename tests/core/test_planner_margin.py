@@ -9,7 +9,7 @@ from llmservice_core.planner import plan
 from llmservice_core.planner_facts import Settings
 from llmservice_core.planner_forecast import Errors, at, continued, learned_errors, trend
 from llmservice_core.planner_memory import Memory
-from llmservice_core.planner_steps import _punctual, late_share
+from llmservice_core.queueing import late_share, punctual
 from tests.core.test_planner import LIMITS, NOW, TAU_P, goal, memory, observation, seen, traffic
 
 TICK_S = 15.0
@@ -73,12 +73,12 @@ class TestStrict:
         ],
     )
     def test_few_enough_wait_too_long(self, u: float, slack: float, allowed: float, replicas: float) -> None:
-        found = _punctual(u, slack, allowed)
+        found = punctual(u, slack, allowed)
         assert found == pytest.approx(replicas, abs=0.1)
         assert late_share(u, found, slack) <= allowed
 
     def test_a_promise_of_a_hundred_per_cent_is_planned_as_one_in_a_thousand(self) -> None:
-        assert _punctual(1.0, 1.0, 0.0) == _punctual(1.0, 1.0, 1e-3)
+        assert punctual(1.0, 1.0, 0.0) == punctual(1.0, 1.0, 1e-3)
 
 
 class TestRelease:
