@@ -1,5 +1,6 @@
 """What the plan learns from lasting misses and from none, what it expects of the next start-up, and its switches."""
 
+import math
 from dataclasses import fields, replace
 
 import pytest
@@ -47,9 +48,18 @@ class TestLastingMisses:
         assert sizes[0] == 3
         assert sizes[-1] > 3
 
-    def test_barely_missed_is_learned_slowly_and_met_is_not(self) -> None:
-        assert followed(20, 0.93, 25.0, 0.5, 3)[-1] == 3
+    def test_what_many_requests_barely_miss_is_learned_in_minutes_and_met_is_not(self) -> None:
+        assert followed(4, 0.93, 25.0, 0.5, 3)[-1] == 3
+        assert followed(20, 0.93, 25.0, 0.5, 3)[-1] == 4
         assert followed(HOUR, 0.96, 25.0, 0.5, 3)[-1] == 3
+
+    def test_a_miss_counts_by_how_far_it_is_beyond_chance(self) -> None:
+        """7 % late instead of 5: of 500 requests that is .4 x sqrt(.05 x 500) deviations, of 60 .4 x sqrt(3)."""
+        margins = []
+        for rps, size in ((25.0, 3), (1.0, 1)):
+            _, known = plan(goal(), missing(0.93, rps, 0.5 * size / TAU_P, size, NOW), memory())
+            margins.append(known.margins[Pool.PREFILL])
+        assert margins[0] / margins[1] == pytest.approx(5.0 / math.sqrt(0.05 * 60.0))
 
     def test_misses_that_no_replica_can_mend_stop_at_a_pool_that_hardly_queues(self) -> None:
         """u_P .50: with three replicas less than 5 % of the prompts find all busy: no queue is to blame."""
