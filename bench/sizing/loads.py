@@ -25,13 +25,13 @@ RISES_S = {
 }
 """Seconds after midnight of the steepest two hours; tests/sim/test_sizing_bench.py finds them again."""
 EVERY_LAW = ("rad", "rad-static", "token-aware", "dynamo", "keda-slo", "hpa", "static-peak")
-BURST_LAWS = ("rad", "rad-static", "dynamo")
 STEPS = (
     "trend",
     "ramps",
     "past_errors",
     "square_root",
     "strict",
+    "dispersion",
     "hard_width",
     "backlog",
     "slack",
@@ -53,9 +53,9 @@ def short(name: str, path: str, rate_rps: float) -> Case:
     return Case(name=name, rows=FromFile(path, 0.0, rate_rps), full_s=SHORT_S, quick_s=QUICK_S, laws=laws)
 
 
-def burst(shape: str) -> Case:
+def burst(shape: str, laws: Sequence[str]) -> Case:
     name = f"{shape} 1-24 req/s"
-    return Case(name=name, rows=Shaped(shape), full_s=HOUR_S, quick_s=30 * MINUTE_S, classes=BURST, laws=BURST_LAWS)
+    return Case(name=name, rows=Shaped(shape), full_s=HOUR_S, quick_s=30 * MINUTE_S, classes=BURST, laws=tuple(laws))
 
 
 MAIN = replace(part("m-large day 7, 4 GPUs", LARGE, 7, 25.0, EVERY_LAW), without=STEPS)
@@ -69,18 +69,18 @@ LOADS: tuple[Case, ...] = (
     short("azure conversation", CONVERSATION, 6.0),
     short("azure code", CODE, 3.0),
     MAIN,
-    burst("sine"),
     _again("start-up 30 s", start_up_s=30.0),
     _again("start-up 300 s", start_up_s=300.0),
+    part("m-large day 6, 4 GPUs", LARGE, 6, 25.0, ("rad",)),
     _again("seed 1", seed=1),
     _again("seed 2", seed=2),
     part("deepseek-r1", REASON, 0, 2.0, ("rad", "rad-static", "keda-slo")),
-    burst("square"),
+    burst("sine", ("rad", "rad-static", "dynamo")),
     part("m-large day 7, 14 GPUs", LARGE, 7, 90.0, ("rad", "keda-slo")),
-    part("m-large day 6, 4 GPUs", LARGE, 6, 25.0, ("rad",)),
     part("m-mid day 4", MID, 4, 60.0, ("rad",)),
-    part("m-mid day 6", MID, 6, 60.0, ("rad",)),
     part("m-large day 6, 14 GPUs", LARGE, 6, 90.0, ("rad",)),
+    part("m-mid day 6", MID, 6, 60.0, ("rad",)),
+    burst("square", ("rad", "dynamo")),
     part("m-large day 7, 56 GPUs", LARGE, 7, 360.0, ("rad",), HOUR_S / 2),
 )
 TUNED = part("m-large day 8", LARGE, 8, 25.0, ("rad",))

@@ -124,6 +124,8 @@ class ClassTraffic:
     tbt: Attainment | None
     recent_rps: float | None = None
     """Arrivals over the last few scrapes only: shows a jump that the longer window still hides."""
+    dispersion: float | None = None
+    """Variance over mean of the arrivals between two scrapes: 1 when they are Poisson."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +204,8 @@ class Observation:
     """Observed created-to-Ready time (p90) of recent engine pods, without those that waited for a GPU for long."""
     recent_window_s: float | None = None
     """Length of the window behind `ClassTraffic.recent_rps`."""
+    dispersion: float | None = None
+    """As `ClassTraffic.dispersion`, of all classes together."""
     problem: str | None = None
     """Why metrics are missing, in words for a person: the sentence of condition MetricsAvailable."""
     unscraped_routers: int = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from llmservice_core import metric_names as names
 from llmservice_core.contract import target_label
+from llmservice_core.dispersion import dispersion
 from llmservice_core.model import Attainment, ClassTraffic, Goal, Observation, Pool, PoolSeen, ServiceClass, Slo
 from llmservice_core.observation_engines import engines_seen
 from llmservice_core.samples import Series, Windows, covered_s, increase, live, unscraped, windows
@@ -73,6 +74,7 @@ def observation(
         scrape_gap_s=gap_s,
         window_s=covered_s(arrivals, end_s - w.rate_s),
         recent_window_s=covered_s(arrivals, end_s - w.recent_s) or None,
+        dispersion=dispersion(arrivals, end_s - w.full_s),
         classes=tuple(_traffic(c, routers, engines, end_s, w) for c in goal.classes),
         pools=tuple(engines_seen(p, engines, end_s, gap_s, w, ready.engines.get(p.pool, ())) for p in pools),
         waiting_prompt_tokens=max(0.0, sum(s.values[-1] for s in waiting)) if waiting else None,
@@ -113,6 +115,7 @@ def _traffic(
         name=c.name,
         arrivals_rps=_rate(arrivals, end_s - w.rate_s),
         recent_rps=_rate(arrivals, end_s - w.recent_s),
+        dispersion=dispersion(arrivals, end_s - w.full_s),
         prompt_tokens=_mean_length(counters, prompt, names.PROMPTS, end_s, w),
         output_tokens=_mean_length(counters, [(names.OUTPUT_TOKENS, 1.0)], names.ANSWERS, end_s, w),
         ttft=_attainment(routers, c.name, names.SLO_TTFT, c.ttft, end_s - w.rate_s),

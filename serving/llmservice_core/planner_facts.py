@@ -45,6 +45,8 @@ class Settings:
     """Square root staffing above the work."""
     strict: bool = True
     """The strictest class has a constraint of its own."""
+    dispersion: bool = True
+    """Arrivals that come together are measured; else they count as Poisson."""
     hard_width: bool = True
     """The decode margin ends where batches as wide as every target allows would hold the residents."""
     backlog: bool = True

@@ -13,18 +13,16 @@ from llmservice_core.model import Pool, PoolGoal, Reason
 from llmservice_core.planner_demand import Demand, strictest_ttft
 from llmservice_core.planner_facts import Draft, Facts, Work, raised
 from llmservice_core.planner_forecast import Errors, spare, trend
+from llmservice_core.queueing import late_share, peakedness, punctual, within
 
 MARGIN_PREFILL: Final = 0.10
 MARGIN_DECODE: Final = 0.35
 """Square root staffing above the work (sizing study): decode needs more, as a late pod breaks TBT for all it holds."""
-LEAST_ALLOWED: Final = 1e-3
-"""No promise is planned for more exactly: a percentile of 100 has no finite answer."""
-BISECTIONS: Final = 24
 STRICT_OVERHEAD_S: Final = 0.05
 STRICT_SLACK_FLOOR_S: Final = 0.10
 """Of a TTFT target: spent outside prefill, and the least that counts as left for queueing."""
 RESIDENT_SIGMAS: Final = 3.0
-"""Residents of a decode pool scatter like a Poisson count; so many deviations above their mean must find a place."""
+"""So many deviations above the mean of the residents of a decode pool must find a place."""
 MIN_EVENTS: Final = 20.0
 LEARNING_RATE: Final = 0.02
 LEARNING_PERIOD_S: Final = 15.0
@@ -95,7 +93,8 @@ def _placed(facts: Facts, pool: Pool, u: float) -> float | None:
     if not facts.settings.hard_width or not capacity.width or not capacity.widest:
         return None
     residents = u * capacity.width
-    return (residents + RESIDENT_SIGMAS * math.sqrt(residents)) / capacity.widest
+    deviation = math.sqrt(residents * peakedness(_dispersion(facts)))
+    return (residents + RESIDENT_SIGMAS * deviation) / capacity.widest
 
 
 def feedback(facts: Facts, goal: PoolGoal, draft: Draft) -> Draft:
@@ -133,7 +132,8 @@ def learned_margin(facts: Facts, pool: Pool, draft: Draft) -> float:
     found = burns(facts, pool)
     burn = max((b.burn for b in found), default=0.0)
     if any(b.burn > 1.0 and is_queueing(facts, pool, b.allowed) for b in found):
-        step = LEARNING_RATE * min(burn - 1.0, MAX_BURN) * seconds / LEARNING_PERIOD_S
+        beyond = max((b.burn - 1.0) * b.weight for b in found)
+        step = LEARNING_RATE * min(beyond, MAX_BURN) * seconds / LEARNING_PERIOD_S
         return min(MAX_MARGIN, max(0.0, margin) + step)
     if margin > 0.0:
         return margin * math.exp2(-max(0.0, 1.0 - burn) * seconds / MARGIN_HALF_LIFE_S)
@@ -148,7 +148,7 @@ def is_queueing(facts: Facts, pool: Pool, allowed: float) -> bool:
     work, ready = facts.work[pool], facts.pools[pool].ready
     if work.unknown is not None or ready == 0:
         return False
-    return late_share(work.total, ready, 0.0) > allowed
+    return late_share(work.total, ready, 0.0, _dispersion(facts)) > allowed
 
 
 def missed(facts: Facts, pool: Pool) -> str:
@@ -158,10 +158,12 @@ def missed(facts: Facts, pool: Pool) -> str:
 
 
 class Burn(NamedTuple):
-    """`burn`: missed share / allowed share."""
+    """`burn`: missed share / allowed share. `weight`: how many misses chance explains by one deviation, at least 1, in
+    shares of those allowed; so a miss of many requests is learned as fast as a larger one of few."""
 
     burn: float
     allowed: float
+    weight: float
     text: str
 
 
@@ -182,7 +184,9 @@ def burns(facts: Facts, pool: Pool) -> list[Burn]:
             if attainment.events >= MIN_EVENTS and allowed > 0.0:
                 text = f"{100 * attainment.share:.1f} % of {wanted.name}'s {name} within {slo.target_s:g} s"
                 text = f"{text} (target {slo.percentile:g} %)"
-                found.append(Burn((1.0 - attainment.share) / allowed, allowed, text))
+                requests = min(attainment.events, (got.arrivals_rps or 0.0) * facts.seen.window_s) if got else 0.0
+                weight = max(1.0, math.sqrt(allowed * requests))
+                found.append(Burn((1.0 - attainment.share) / allowed, allowed, weight, text))
     return found
 
 
@@ -205,6 +209,14 @@ def _times(tokens_rps: float, tau_s: float | None) -> float | None:
     return None if tau_s is None else tokens_rps * tau_s
 
 
+def _dispersion(facts: Facts, class_name: str = "") -> float:
+    """Of a class's arrivals, or of all; 1, as of Poisson arrivals, while it is not known."""
+    if not facts.settings.dispersion:
+        return 1.0
+    of_class = {c.name: c.dispersion for c in facts.seen.classes}
+    return within(of_class.get(class_name) if class_name else facts.seen.dispersion)
+
+
 def _strict(facts: Facts, pool: Pool, work: Work, growth: float) -> float:
     """Prompts of the strict class wait for each other and for the step under way, and so few too long as promised."""
     capacity = facts.capacity[pool]
@@ -214,28 +226,12 @@ def _strict(facts: Facts, pool: Pool, work: Work, growth: float) -> float:
         return 0.0
     service_s = capacity.mean_square_prompt * capacity.tau_prefill_s
     step_s = (capacity.chunk_tokens or 0) * capacity.tau_prefill_s
-    ttft = strictest_ttft(facts.goal).ttft
-    slack_s = max(STRICT_SLACK_FLOOR_S, ttft.target_s - service_s - step_s - STRICT_OVERHEAD_S)
+    strictest = strictest_ttft(facts.goal)
+    slack_s = max(STRICT_SLACK_FLOOR_S, strictest.ttft.target_s - service_s - step_s - STRICT_OVERHEAD_S)
     strict = growth * facts.demand.strict_share * work.prefill
-    return _punctual(strict, slack_s / service_s, 1.0 - ttft.share) + growth * work.decode
-
-
-def _punctual(u: float, slack: float, allowed: float) -> float:
-    """Fewest replicas, as a real number, at which no more than `allowed` of this work waits longer than `slack`
-    services: P(W > slack) = P(wait) exp(-2 (n - u) slack), M/G/n in heavy traffic with E[s^2] / E[s] as the service."""
-    low, high = u, u + 1.0
-    while late_share(u, high, slack) > max(allowed, LEAST_ALLOWED):
-        high = u + 2.0 * (high - u)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if late_share(u, middle, slack) > max(allowed, LEAST_ALLOWED) else (low, middle)
-    return high
-
-
-def late_share(u: float, replicas: float, slack: float) -> float:
-    """See `_punctual`. P(wait) = load ^ (sqrt(2 (n + 1)) - 1), Sakasegawa's approximation (1977)."""
-    waits = min(1.0, u / replicas) ** (math.sqrt(2.0 * (replicas + 1.0)) - 1.0) if replicas > 0 else 1.0
-    return float(waits * math.exp(-2.0 * max(0.0, replicas - u) * slack))
+    dispersion = _dispersion(facts, strictest.name)
+    variable_s = service_s + (dispersion - 1.0) * (facts.demand.prompt_tokens or 0.0) * capacity.tau_prefill_s
+    return punctual(strict, slack_s / variable_s, 1.0 - strictest.ttft.share, dispersion) + growth * work.decode
 
 
 def _work_text(facts: Facts, pool: Pool, work: Work) -> str:
@@ -247,7 +243,9 @@ def _work_text(facts: Facts, pool: Pool, work: Work) -> str:
         parts.append(_product(demand.arrivals_rps, demand.prompt_tokens, "prompt", capacity.tau_prefill_s))
     if pool is not Pool.PREFILL:
         parts.append(_product(demand.arrivals_rps, demand.output_tokens, "output", capacity.tau_decode_s))
-    return f"{' + '.join(parts)} = {work.total:.2f} replicas of work"
+    known = facts.seen.dispersion is not None and facts.settings.dispersion
+    bursts = f", arrivals' dispersion {_dispersion(facts):.1f}" if known else ""
+    return f"{' + '.join(parts)} = {work.total:.2f} replicas of work{bursts}"
 
 
 def _product(rps: float, tokens: float | None, kind: str, tau_s: float | None) -> str:

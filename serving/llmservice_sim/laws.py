@@ -21,7 +21,9 @@ from llmservice_sim.laws_view import Law, Sizing, View
 __all__ = ["Dynamo", "Hpa", "KedaSlo", "Law", "Rad", "Sizing", "Static", "TokenAware", "View", "law_of"]
 
 
-FIXED_MARGINS = Settings(trend=False, past_errors=False, hard_width=False, slack=False, feedback=False, release=False)
+FIXED_MARGINS = Settings(
+    trend=False, past_errors=False, dispersion=False, hard_width=False, slack=False, feedback=False, release=False
+)
 """Of the law rad-static: RAD's work and square root staffing, nothing foreseen and nothing learned of misses."""
 
 

@@ -1,5 +1,6 @@
 """What the plan learns from lasting misses and from none, what it expects of the next start-up, and its switches."""
 
+import math
 from dataclasses import fields, replace
 
 import pytest
@@ -9,7 +10,7 @@ from llmservice_core.planner import plan
 from llmservice_core.planner_facts import Settings
 from llmservice_core.planner_forecast import Errors, at, continued, learned_errors, trend
 from llmservice_core.planner_memory import Memory
-from llmservice_core.planner_steps import _punctual, late_share
+from llmservice_core.queueing import late_share, punctual
 from tests.core.test_planner import LIMITS, NOW, TAU_P, goal, memory, observation, seen, traffic
 
 TICK_S = 15.0
@@ -47,9 +48,18 @@ class TestLastingMisses:
         assert sizes[0] == 3
         assert sizes[-1] > 3
 
-    def test_barely_missed_is_learned_slowly_and_met_is_not(self) -> None:
-        assert followed(20, 0.93, 25.0, 0.5, 3)[-1] == 3
+    def test_what_many_requests_barely_miss_is_learned_in_minutes_and_met_is_not(self) -> None:
+        assert followed(4, 0.93, 25.0, 0.5, 3)[-1] == 3
+        assert followed(20, 0.93, 25.0, 0.5, 3)[-1] == 4
         assert followed(HOUR, 0.96, 25.0, 0.5, 3)[-1] == 3
+
+    def test_a_miss_counts_by_how_far_it_is_beyond_chance(self) -> None:
+        """7 % late instead of 5: of 500 requests that is .4 x sqrt(.05 x 500) deviations, of 60 .4 x sqrt(3)."""
+        margins = []
+        for rps, size in ((25.0, 3), (1.0, 1)):
+            _, known = plan(goal(), missing(0.93, rps, 0.5 * size / TAU_P, size, NOW), memory())
+            margins.append(known.margins[Pool.PREFILL])
+        assert margins[0] / margins[1] == pytest.approx(5.0 / math.sqrt(0.05 * 60.0))
 
     def test_misses_that_no_replica_can_mend_stop_at_a_pool_that_hardly_queues(self) -> None:
         """u_P .50: with three replicas less than 5 % of the prompts find all busy: no queue is to blame."""
@@ -73,12 +83,12 @@ class TestStrict:
         ],
     )
     def test_few_enough_wait_too_long(self, u: float, slack: float, allowed: float, replicas: float) -> None:
-        found = _punctual(u, slack, allowed)
+        found = punctual(u, slack, allowed)
         assert found == pytest.approx(replicas, abs=0.1)
         assert late_share(u, found, slack) <= allowed
 
     def test_a_promise_of_a_hundred_per_cent_is_planned_as_one_in_a_thousand(self) -> None:
-        assert _punctual(1.0, 1.0, 0.0) == _punctual(1.0, 1.0, 1e-3)
+        assert punctual(1.0, 1.0, 0.0) == punctual(1.0, 1.0, 1e-3)
 
 
 class TestRelease:

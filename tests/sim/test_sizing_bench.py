@@ -26,7 +26,7 @@ CONVERSATION = next(c for c in LOADS if c.name == "azure conversation")
 def test_bursts_go_from_1_to_24_requests_a_second() -> None:
     assert (sine(0.0), sine(900.0), sine(1800.0)) == pytest.approx((1.0, 24.0, 1.0))
     assert (square(0.0), square(899.0), square(900.0), square(1800.0)) == (1.0, 1.0, 24.0, 1.0)
-    trace = burst("square").trace(1800.0)
+    trace = burst("square", ()).trace(1800.0)
     assert sum(a.time_s >= 900 for a in trace) == pytest.approx(24 * 900, rel=0.05)
     assert {(a.prompt_tokens, a.output_tokens) for a in trace} == {(8000, 1000)}
 
