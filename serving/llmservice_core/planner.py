@@ -68,7 +68,7 @@ def plan(
         steps.append(Step(name="flip", sizes={p: float(s.replicas) for p, s in settled.items()}, why=flip.why))
     steps.append(_limits_step(facts.goal, fitted))
     made = replace(_result(facts, drafts, settled, fitted, tuple(steps)), flip=flip)
-    return made, _remembered(facts, drafts, settled, unreadable is None)
+    return made, _remembered(facts, drafts, settled, unreadable is None).rounded()
 
 
 def stabilization_s(goal: Goal, observation: Observation) -> float:

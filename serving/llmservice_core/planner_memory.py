@@ -66,6 +66,10 @@ class Memory:
             sort_keys=True,
         )
 
+    def rounded(self) -> "Memory":
+        """As its text gives it back: a planner that reads the text decides as one that lives, to the last digit."""
+        return Memory.from_json(self.to_json()) or self
+
     @staticmethod
     def from_json(text: str) -> "Memory | None":
         try:
