@@ -57,6 +57,10 @@ def node_status(wanted: Node, number: int) -> Manifest:
     return {"status": status}
 
 
+ENDED: Manifest = {"terminated": {"exitCode": 1, "reason": "Error"}}
+"""Of a container that crashed."""
+
+
 def capacity(wanted: Node) -> Manifest:
     amounts = {
         "cpu": str(wanted.cpus),
@@ -86,16 +90,16 @@ def lease(name: str) -> Manifest:
 
 
 def pod_running(pod: Manifest, *, address: str, ready: bool, restarts: int) -> Manifest:
-    """Every container runs since now."""
+    """Every container runs since now; one that was started again tells how it ended before, as a kubelet's does."""
     state = {"running": {"startedAt": now()}}
-    return _pod_status(pod, state, address=address, ready=ready, restarts=restarts)
+    last = ENDED if restarts else None
+    return _pod_status(pod, state, address=address, ready=ready, restarts=restarts, last=last)
 
 
 def pod_crashed(pod: Manifest, *, address: str, restarts: int) -> Manifest:
     """Every container died and waits for its next start."""
     state = {"waiting": {"reason": "CrashLoopBackOff", "message": "scripted crash"}}
-    last = {"terminated": {"exitCode": 1, "reason": "Error", "finishedAt": now()}}
-    return _pod_status(pod, state, address=address, ready=False, restarts=restarts, last=last)
+    return _pod_status(pod, state, address=address, ready=False, restarts=restarts, last=ENDED)
 
 
 def pod_unheard(pod: Manifest) -> Manifest:
