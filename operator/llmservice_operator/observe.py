@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from llmservice_core import metric_names as names
 from llmservice_core import replay
 from llmservice_core.model import Goal, Observation, PoolSeen
-from llmservice_core.observation import NAMES, ReadySince, nothing_known, observation
+from llmservice_core.observation import NAMES, NOBODY, ReadySince, nothing_known, observed
 from llmservice_core.planner_memory import Memory
-from llmservice_core.samples import Series, scrape_gap_s, windows
+from llmservice_core.samples import Series, range_s
 from llmservice_core.sources import one_source
 from llmservice_operator.observe_prometheus import Prometheus, PrometheusError
-
-NOBODY = ReadySince()
 
 
 async def observe(
@@ -30,17 +28,16 @@ async def observe(
 ) -> Observation:
     """What is known of `service` ("<namespace>/<name>") at `now_s`; all but Prometheus' part comes from the cluster."""
     try:
-        found = await prometheus.range_vector(selector(service, windows(prometheus.gaps.get(service)).full_s))
+        found = await prometheus.range_vector(selector(service, range_s(prometheus.gaps.get(service))))
     except PrometheusError as error:
         return nothing_known(goal, pools, start_up_s, now_s, str(error))
     series = one_source(found)
-    routers = [s for s in series if s.name == names.ARRIVALS]
-    if not routers:
+    seen = observed(goal, series, pools, start_up_s, now_s, ready)
+    if seen is None:
         return nothing_known(goal, pools, start_up_s, now_s, _absent(service, series, prometheus.url))
-    gap_s = scrape_gap_s(routers)
-    if gap_s is not None:
-        prometheus.gaps[service] = gap_s
-    return observation(goal, series, pools, start_up_s, now_s, gap_s, ready)
+    if seen.scrape_gap_s is not None:
+        prometheus.gaps[service] = seen.scrape_gap_s
+    return seen
 
 
 async def remembered(
@@ -55,7 +52,7 @@ async def remembered(
 ) -> Memory | None:
     """The memory with what it lacks since its last plan, from Prometheus' history; as it is where that has none."""
     begin_s = replay.begin_s(goal, memory, start_up_s, now_s, since_s)
-    back_s = now_s - begin_s + windows(prometheus.gaps.get(service)).full_s
+    back_s = now_s - begin_s + range_s(prometheus.gaps.get(service))
     try:
         series = one_source(await prometheus.range_vector(selector(service, back_s)))
     except PrometheusError:

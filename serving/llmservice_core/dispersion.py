@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from llmservice_core.samples import Series, base_index
+from llmservice_core.samples import Series, base_index, grown
 
 LEAST_PAIRS: Final = 15
 """Fewer differences say nothing: the standard error of I is sqrt(3 / pairs + 1 / events) of it for Poisson counts."""
@@ -55,7 +55,7 @@ def _sums(series: Iterable[Series], since_s: float) -> Sums:
     for s in series:
         first = base_index(s, since_s)
         for (begin, a), (end, b) in pairwise(zip(s.times[first:], s.values[first:], strict=True)):
-            counts[(begin, end)] += b - a if b >= a else b
+            counts[(begin, end)] += grown(a, b)
     squares, events, pairs = 0.0, 0.0, 0
     for ((begin, middle), before), ((start, end), after) in pairwise(sorted(counts.items())):
         spans = (middle - begin, end - start)

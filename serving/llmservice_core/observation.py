@@ -6,13 +6,14 @@ what its own scrapes kept: both see a service through the same windows.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from llmservice_core import metric_names as names
 from llmservice_core.contract import target_label
 from llmservice_core.dispersion import dispersion
 from llmservice_core.model import Attainment, ClassTraffic, Goal, Observation, Pool, PoolSeen, ServiceClass, Slo
 from llmservice_core.observation_engines import engines_seen
-from llmservice_core.samples import Series, Windows, covered_s, increase, live, unscraped, windows
+from llmservice_core.samples import Series, Windows, covered_s, increase, live, scrape_gap_s, since, unscraped, windows
 
 ENOUGH_REQUESTS = 50.0
 """A mean length over fewer requests than this looks further back."""
@@ -51,21 +52,30 @@ class ReadySince:
     engines: Mapping[Pool, Sequence[float]] = field(default_factory=dict)
 
 
-def observation(
+NOBODY: Final = ReadySince()
+
+
+def observed(
     goal: Goal,
     series: Sequence[Series],
     pools: Sequence[PoolSeen],
     start_up_s: float | None,
     now_s: float,
-    gap_s: float | None,
-    ready: ReadySince,
-) -> Observation:
-    """Samples, a router's among them, to an Observation. All windows end at the newest sample of a router."""
-    routers = [s for s in series if names.POOL not in s.labels]
-    engines = [s for s in series if names.POOL in s.labels]
-    arrivals = [s for s in routers if s.name == names.ARRIVALS]
-    end_s = max(s.times[-1] for s in arrivals)
+    ready: ReadySince = NOBODY,
+) -> Observation | None:
+    """What these samples say; None where none is a router's. All windows end at the newest sample of a router.
+
+    Samples older than the longest window change nothing: who asks for more of them knows no more.
+    """
+    arrivals = [s for s in series if s.name == names.ARRIVALS]
+    if not arrivals:
+        return None
+    end_s, gap_s = max(s.times[-1] for s in arrivals), scrape_gap_s(arrivals)
     w = windows(gap_s)
+    kept = since(series, end_s - w.full_s)
+    routers = [s for s in kept if names.POOL not in s.labels]
+    engines = [s for s in kept if names.POOL in s.labels]
+    arrivals = [s for s in routers if s.name == names.ARRIVALS]
     alive = live(routers, end_s, gap_s)
     waiting = [s for s in alive if s.name == names.WAITING_PROMPT_TOKENS]
     return Observation(

@@ -5,18 +5,15 @@ time are taken to be those of now: the memory is written with the status wheneve
 none did, unless the operator was away. Pure: the samples and all times are arguments.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-from llmservice_core import metric_names as names
-from llmservice_core.model import Goal, Observation, PoolSeen
-from llmservice_core.observation import ReadySince, observation
+from llmservice_core.model import Goal, PoolSeen
+from llmservice_core.observation import observed
 from llmservice_core.planner import DEFAULT_STABILIZATION_S, plan
 from llmservice_core.planner_facts import MOST_START_UP_S
 from llmservice_core.planner_forecast import TREND_S
 from llmservice_core.planner_memory import Memory
-from llmservice_core.samples import Series, scrape_gap_s, windows
+from llmservice_core.samples import Series, until
 
 MISSED_INTERVALS = 2.0
 """A memory that is older than so many intervals lacks decisions."""
@@ -53,31 +50,7 @@ def replayed(
     step_s = max(goal.interval_s, (now_s - begin_s) / MOST_PLANS)
     times = [now_s - step_s * k for k in range(int((now_s - begin_s) / step_s), 0, -1)]
     for time_s in times:
-        seen = _seen(goal, series, pools, start_up_s, time_s)
+        seen = observed(goal, until(series, time_s), pools, start_up_s, time_s)
         if seen is not None:
             _, memory = plan(goal, seen, memory, time_s)
     return memory
-
-
-def _seen(
-    goal: Goal, series: Sequence[Series], pools: Sequence[PoolSeen], start_up_s: float | None, time_s: float
-) -> Observation | None:
-    """What was known then; None where no sample of a router was in the window."""
-    routers = _until((s for s in series if s.name == names.ARRIVALS), time_s, float("-inf"))
-    if not routers:
-        return None
-    gap_s = scrape_gap_s(routers)
-    kept = _until(series, time_s, time_s - windows(gap_s).full_s)
-    if not any(s.name == names.ARRIVALS for s in kept):
-        return None
-    return observation(goal, kept, pools, start_up_s, time_s, gap_s, ReadySince())
-
-
-def _until(series: Iterable[Series], time_s: float, oldest_s: float) -> list[Series]:
-    """As a range that ends then would have had them."""
-    found = []
-    for s in series:
-        first, end = bisect_right(s.times, oldest_s), bisect_right(s.times, time_s)
-        if end > first:
-            found.append(replace(s, times=s.times[first:end], values=s.values[first:end]))
-    return found

@@ -5,12 +5,14 @@ Not PromQL's increase(): its extrapolation scales each series differently, which
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import ceil
+from math import ceil, inf
 from statistics import median
 
 DEFAULT_GAP_S = 15.0
+GAPS = 8
+"""The scrape gap is that of the last so many: few enough to be in every range that is asked for."""
 LIVE_GAPS = 2.5
 """A series whose last sample is older than so many scrape gaps belongs to a pod that is gone."""
 GRACE_GAPS = 3.0
@@ -55,11 +57,38 @@ def windows(gap_s: float | None) -> Windows:
 
 
 def scrape_gap_s(series: Sequence[Series]) -> float | None:
-    """Median distance between samples of the longest series."""
+    """Median distance between the last samples of the longest series."""
     longest = max(series, key=lambda s: len(s.times), default=None)
     if longest is None or len(longest.times) < 2:
         return None
-    return median(b - a for a, b in pairwise(longest.times))
+    return median(b - a for a, b in pairwise(longest.times[-GAPS - 1 :]))
+
+
+def range_s(gap_s: float | None) -> float:
+    """How far back to ask, so that the longest window is whole although the newest sample is a scrape or two old."""
+    return windows(gap_s).full_s + 2.0 * (gap_s or DEFAULT_GAP_S)
+
+
+def since(series: Iterable[Series], oldest_s: float) -> list[Series]:
+    """Without samples of then and before."""
+    return _between(series, oldest_s, inf)
+
+
+def until(series: Iterable[Series], newest_s: float) -> list[Series]:
+    """Without later samples."""
+    return _between(series, -inf, newest_s)
+
+
+def _between(series: Iterable[Series], oldest_s: float, newest_s: float) -> list[Series]:
+    found = []
+    for s in series:
+        if oldest_s < s.times[0] and s.times[-1] <= newest_s:
+            found.append(s)
+            continue
+        first, end = bisect_right(s.times, oldest_s), bisect_right(s.times, newest_s)
+        if end > first:
+            found.append(replace(s, times=s.times[first:end], values=s.values[first:end]))
+    return found
 
 
 def base_index(series: Series, since_s: float) -> int:
@@ -67,10 +96,15 @@ def base_index(series: Series, since_s: float) -> int:
     return max(0, bisect_right(series.times, since_s) - 1)
 
 
+def grown(before: float, after: float) -> float:
+    """How much a counter grew between two samples; after a restart it has grown by its new value."""
+    return after - before if after >= before else after
+
+
 def increase(series: Series, since_s: float) -> float:
-    """How much a counter grew since; after a restart it has grown by its new value."""
+    """How much a counter grew since."""
     values = series.values[base_index(series, since_s) :]
-    return sum(b - a if b >= a else b for a, b in pairwise(values))
+    return sum(grown(a, b) for a, b in pairwise(values))
 
 
 def covered_s(series: Iterable[Series], since_s: float) -> float:

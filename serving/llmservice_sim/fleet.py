@@ -19,8 +19,8 @@ from functools import partial
 from zlib import crc32
 
 from llmservice_core.model import Observation, Plan, Pool
-from llmservice_core.observation import ReadySince, nothing_known, observation
-from llmservice_core.samples import Series, scrape_gap_s, windows
+from llmservice_core.observation import ReadySince, nothing_known, observed
+from llmservice_core.samples import Series, range_s
 from llmservice_core.slack import slack_of
 from llmservice_sim.fast_steps import FastStepper
 from llmservice_sim.fleet_agenda import Agenda
@@ -170,13 +170,11 @@ class Fleet:
     def observe(self) -> Observation:
         """What the operator would know now."""
         now_s, cluster = self._agenda.now_s, self._cluster
-        gap_s = scrape_gap_s(self._router_target.since(now_s - windows(None).full_s)[:1])
-        oldest_s = now_s - windows(gap_s).full_s
-        routers = self._router_target.since(oldest_s)
-        if not routers:
-            return nothing_known(self._goal, cluster.seen(), cluster.start_up_s, now_s, "no scrape yet")
-        series = [*routers, *self._engine_series(oldest_s)]
-        return observation(self._goal, series, cluster.seen(), cluster.start_up_s, now_s, gap_s, self._ready_since())
+        oldest_s = now_s - range_s(None)
+        series = [*self._router_target.since(oldest_s), *self._engine_series(oldest_s)]
+        pools, start_up_s = cluster.seen(), cluster.start_up_s
+        seen = observed(self._goal, series, pools, start_up_s, now_s, self._ready_since())
+        return seen or nothing_known(self._goal, pools, start_up_s, now_s, "no scrape yet")
 
     def _engine_series(self, oldest_s: float) -> list[Series]:
         return [s for pod in self._cluster.everyone() for s in pod.target.since(oldest_s)]
