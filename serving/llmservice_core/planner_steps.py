@@ -5,11 +5,12 @@ RAD (arXiv 2508.01002) sizes one pool of nodes that time-share both phases; a po
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from llmservice_core.capacity import PoolCapacity
-from llmservice_core.model import Pool, PoolGoal, Reason
+from llmservice_core.model import Pool, PoolGoal, PoolSeen, Reason
 from llmservice_core.planner_demand import Demand, strictest_ttft
 from llmservice_core.planner_facts import Draft, Facts, Work, raised
 from llmservice_core.planner_forecast import Errors, spare, trend
@@ -27,6 +28,9 @@ MIN_EVENTS: Final = 20.0
 LEARNING_RATE: Final = 0.02
 LEARNING_PERIOD_S: Final = 15.0
 MAX_BURN: Final = 10.0
+UNSETTLED_SHARE: Final = 0.25
+"""Of the rate, while pods are on their way: the promise counts those misses, too, and replicas to spare would have
+prevented some of them. Chosen on the tuning day (docs/evaluation.md)."""
 MARGIN_HALF_LIFE_S: Final = 600.0
 MAX_MARGIN: Final = 4.0
 RELEASE_RATE: Final = 0.001
@@ -118,23 +122,38 @@ def is_settled(facts: Facts, pool: Pool, draft: Draft) -> bool:
     """
     seen = facts.pools[pool]
     moving = seen.starting > 0 or seen.unschedulable > 0 or seen.ready != seen.desired
-    is_growing = not draft.is_held and math.ceil(draft.want - 1e-9) > seen.desired
-    return not moving and not is_growing and not draft.is_catching_up
+    return not moving and not _is_growing(seen, draft) and not draft.is_catching_up
+
+
+def _is_growing(seen: PoolSeen, draft: Draft) -> bool:
+    return not draft.is_held and math.ceil(draft.want - 1e-9) > seen.desired
 
 
 def learned_margin(facts: Facts, pool: Pool, draft: Draft) -> float:
-    """The margin for the next plan, from windows of attainment that lie wholly after the last disturbance."""
-    margin = facts.memory.margins.get(pool, 0.0)
-    disturbed_s = facts.memory.unsettled_s.get(pool, -math.inf)
-    if not is_settled(facts, pool, draft) or facts.now_s - disturbed_s < facts.seen.window_s:
+    """The margin for the next plan. It grows with misses, by less while pods are on their way and not at all while
+    there is no room for them; it shrinks only by windows of attainment that lie wholly after the last disturbance."""
+    margin, seen = facts.memory.margins.get(pool, 0.0), facts.pools[pool]
+    is_calm = is_settled(facts, pool, draft) and _is_past(facts, pool)
+    is_denied = seen.unschedulable > 0 or (_is_growing(seen, draft) and seen.starting == 0)
+    if is_denied and not is_calm:
         return margin
     seconds = min(max(0.0, facts.now_s - facts.memory.updated_s), 4 * LEARNING_PERIOD_S)
     found = burns(facts, pool)
-    burn = max((b.burn for b in found), default=0.0)
     if any(b.burn > 1.0 and is_queueing(facts, pool, b.allowed) for b in found):
         beyond = max((b.burn - 1.0) * b.weight for b in found)
-        step = LEARNING_RATE * min(beyond, MAX_BURN) * seconds / LEARNING_PERIOD_S
+        rate = LEARNING_RATE * (1.0 if is_calm else UNSETTLED_SHARE)
+        step = rate * min(beyond, MAX_BURN) * seconds / LEARNING_PERIOD_S
         return min(MAX_MARGIN, max(0.0, margin) + step)
+    return _without_misses(facts, pool, margin, found, seconds) if is_calm else margin
+
+
+def _is_past(facts: Facts, pool: Pool) -> bool:
+    """Whether the last disturbance is in no window of attainment any more."""
+    return facts.now_s - facts.memory.unsettled_s.get(pool, -math.inf) >= facts.seen.window_s
+
+
+def _without_misses(facts: Facts, pool: Pool, margin: float, found: Sequence["Burn"], seconds: float) -> float:
+    burn = max((b.burn for b in found), default=0.0)
     if margin > 0.0:
         return margin * math.exp2(-max(0.0, 1.0 - burn) * seconds / MARGIN_HALF_LIFE_S)
     if not found or burn > RELEASE_BURN or not facts.settings.release:

@@ -296,22 +296,6 @@ class TestFeedback:
             _, known = plan(goal(), observation(newest_sample_s=now), known, now)
         assert known.margins[Pool.PREFILL] == pytest.approx(0.2, rel=1e-3)
 
-    def test_nothing_is_learned_while_a_pod_starts(self) -> None:
-        pools = (seen(Pool.PREFILL, 2, ready=1, starting=1), seen(Pool.DECODE))
-        _, known = decide(observation(*pools, classes=missing(0.2)))
-        assert known.margins == {}
-
-    def test_nothing_is_learned_from_the_time_of_a_backlog(self) -> None:
-        """The window of 60 s must lie wholly after it."""
-        _, known = decide(observation(classes=missing(0.2), waiting_prompt_tokens=1e6))
-        assert known.margins == {}
-        learned = []
-        for age_s in (15.0, 30.0, 45.0, 60.0, 75.0):
-            seen_then = observation(classes=missing(0.2), newest_sample_s=NOW + age_s)
-            _, known = plan(goal(), seen_then, known, NOW + age_s)
-            learned.append(Pool.PREFILL in known.margins)
-        assert learned == [False, False, False, True, True]
-
     def test_few_events_say_nothing(self) -> None:
         _, known = decide(observation(classes=missing(0.0, events=19.0)))
         assert known.margins == {}

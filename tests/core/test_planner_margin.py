@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import pytest
 
@@ -10,6 +11,7 @@ from llmservice_core.planner import plan
 from llmservice_core.planner_facts import Settings
 from llmservice_core.planner_forecast import Errors, at, continued, learned_errors, trend
 from llmservice_core.planner_memory import Memory
+from llmservice_core.planner_steps import UNSETTLED_SHARE
 from llmservice_core.queueing import late_share, punctual
 from tests.core.test_planner import LIMITS, NOW, TAU_P, goal, memory, observation, seen, traffic
 
@@ -64,6 +66,29 @@ class TestLastingMisses:
     def test_misses_that_no_replica_can_mend_stop_at_a_pool_that_hardly_queues(self) -> None:
         """u_P .50: with three replicas less than 5 % of the prompts find all busy: no queue is to blame."""
         assert max(followed(4 * HOUR, 0.50, 5.0, 0.0, 1)) == 3
+
+    def test_a_quarter_is_learned_while_a_pod_starts_and_nothing_without_room_for_it(self) -> None:
+        """The promise counts what is missed then, too; but of a full cluster it says nothing about the law."""
+        margins = []
+        for seen_so in ({}, {"ready": 3, "starting": 1}, {"ready": 3, "unschedulable": 1}):
+            late = missing(0.2, 25.0, 0.0, 4, NOW)
+            pools = (seen(Pool.PREFILL, 4, **seen_so), *late.pools[1:])
+            _, known = plan(goal(), replace(late, pools=pools), memory())
+            margins.append(known.margins.get(Pool.PREFILL, 0.0))
+        assert margins[1] == pytest.approx(UNSETTLED_SHARE * margins[0])
+        assert margins[2] == 0.0
+
+    def test_a_quarter_is_learned_from_the_time_of_a_backlog(self) -> None:
+        """Until the window of 60 s lies wholly after it. The pods that the backlog needs are asked for first."""
+        _, known = plan(goal(), missing(0.2, 5.0, 1e6, 1, NOW), memory())
+        learned = [known.margins.get(Pool.PREFILL, 0.0)]
+        for tick in range(1, 6):
+            now = NOW + TICK_S * tick
+            _, known = plan(goal(), missing(0.2, 5.0, 0.0, 1, now), known, now)
+            learned.append(known.margins[Pool.PREFILL])
+        steps = [b - a for a, b in pairwise(learned)]
+        assert learned[0] == 0.0
+        assert [step / steps[-1] for step in steps] == pytest.approx([0.25, 0.25, 0.25, 1.0, 1.0], rel=1e-4)
 
     def test_a_pool_that_asks_for_more_than_it_gets_learns_nothing(self) -> None:
         wanted = goal(gpu_budget=5)

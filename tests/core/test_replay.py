@@ -34,7 +34,7 @@ def test_without_samples_the_memory_stays() -> None:
 
 def test_a_long_time_takes_no_more_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    monkeypatch.setattr("llmservice_core.replay._seen", lambda *given: asked.append(given[-1]))
+    monkeypatch.setattr("llmservice_core.replay.observed", lambda *given: asked.append(given[-1]))
     replayed(goal(), [], (), 1_800.0, None, NOW_S - 3_000.0, NOW_S)
     assert len(asked) == MOST_PLANS
     assert asked == sorted(asked)
