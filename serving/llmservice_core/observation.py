@@ -13,7 +13,7 @@ from llmservice_core.contract import target_label
 from llmservice_core.dispersion import dispersion
 from llmservice_core.model import Attainment, ClassTraffic, Goal, Observation, Pool, PoolSeen, ServiceClass, Slo
 from llmservice_core.observation_engines import engines_seen
-from llmservice_core.samples import Series, Windows, covered_s, increase, live, scrape_gap_s, since, unscraped, windows
+from llmservice_core.samples import Series, Windows, covered_s, increase, live, scrape_gap_s, unscraped, windows
 
 ENOUGH_REQUESTS = 50.0
 """A mean length over fewer requests than this looks further back."""
@@ -65,17 +65,15 @@ def observed(
 ) -> Observation | None:
     """What these samples say; None where none is a router's. All windows end at the newest sample of a router.
 
-    Samples older than the longest window change nothing: who asks for more of them knows no more.
+    Samples of longer ago than `samples.range_s` change nothing: who asks for more of them knows no more.
     """
     arrivals = [s for s in series if s.name == names.ARRIVALS]
     if not arrivals:
         return None
     end_s, gap_s = max(s.times[-1] for s in arrivals), scrape_gap_s(arrivals)
     w = windows(gap_s)
-    kept = since(series, end_s - w.full_s)
-    routers = [s for s in kept if names.POOL not in s.labels]
-    engines = [s for s in kept if names.POOL in s.labels]
-    arrivals = [s for s in routers if s.name == names.ARRIVALS]
+    routers = [s for s in series if names.POOL not in s.labels]
+    engines = [s for s in series if names.POOL in s.labels]
     alive = live(routers, end_s, gap_s)
     waiting = [s for s in alive if s.name == names.WAITING_PROMPT_TOKENS]
     return Observation(

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import ceil, inf
+from math import ceil
 from statistics import median
 
 DEFAULT_GAP_S = 15.0
@@ -69,26 +69,10 @@ def range_s(gap_s: float | None) -> float:
     return windows(gap_s).full_s + 2.0 * (gap_s or DEFAULT_GAP_S)
 
 
-def since(series: Iterable[Series], oldest_s: float) -> list[Series]:
-    """Without samples of then and before."""
-    return _between(series, oldest_s, inf)
-
-
 def until(series: Iterable[Series], newest_s: float) -> list[Series]:
     """Without later samples."""
-    return _between(series, -inf, newest_s)
-
-
-def _between(series: Iterable[Series], oldest_s: float, newest_s: float) -> list[Series]:
-    found = []
-    for s in series:
-        if oldest_s < s.times[0] and s.times[-1] <= newest_s:
-            found.append(s)
-            continue
-        first, end = bisect_right(s.times, oldest_s), bisect_right(s.times, newest_s)
-        if end > first:
-            found.append(replace(s, times=s.times[first:end], values=s.values[first:end]))
-    return found
+    kept = [(s, bisect_right(s.times, newest_s)) for s in series]
+    return [replace(s, times=s.times[:end], values=s.values[:end]) for s, end in kept if end > 0]
 
 
 def base_index(series: Series, since_s: float) -> int:

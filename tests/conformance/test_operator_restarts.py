@@ -6,8 +6,8 @@ import pytest
 from llmservice_core.model import Pool
 from llmservice_core.planner_memory import Memory
 from llmservice_core.replay import is_due
-from tests.conformance.test_metrics_lie import END_S, disturbed
-from tests.conformance.world import Run, goal
+from tests.conformance.test_metrics_lie import END_S, TRAFFIC, disturbed
+from tests.conformance.world import Run, goal, run, scenario
 
 INTERVAL_S = 15.0
 MOMENTS = {
@@ -60,6 +60,14 @@ def test_the_record_is_the_same(alive: Run) -> None:
     for one, other in zip(mine.steps, theirs.steps, strict=True):
         assert one.sizes == pytest.approx(other.sizes, rel=0.03), one.name
     assert mine.capacity == pytest.approx(theirs.capacity, rel=0.02)
+
+
+def test_a_new_process_sees_the_same() -> None:
+    """It does not know yet how often is scraped, so it asks for ten minutes; at a scrape each 5 s windows are shorter."""
+    often, moments = scenario(goal(), scrape_s=5.0), [*MOMENTS.values()]
+    mine, theirs = (run(often, TRAFFIC, END_S, restarts_s=restarts) for restarts in (moments, []))
+    first = [t + INTERVAL_S for t in moments]
+    assert [mine.at(t).seen for t in first] == [theirs.at(t).seen for t in first]
 
 
 def test_away_for_three_minutes_while_the_load_falls(alive: Run) -> None:

@@ -173,6 +173,8 @@ class OperatorLaw:
         return Sizing(sizes=sizes, why=plan.message, plan=plan)
 
     def _restart(self) -> None:
+        assert self.fleet is not None
+        self.fleet.prometheus.gaps.clear()
         text = None if self.disturbed.is_status_lost else self.in_status[1]
         self.memory = Memory.from_json(text) if text else None
 
