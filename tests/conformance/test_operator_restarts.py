@@ -63,7 +63,7 @@ def test_the_record_is_the_same(alive: Run) -> None:
 
 
 def test_a_new_process_sees_the_same() -> None:
-    """It does not know yet how often is scraped, so it asks for ten minutes; at a scrape each 5 s windows are shorter."""
+    """It does not know yet how often is scraped, so it asks for ten minutes; at a scrape each 5 s less counts."""
     often, moments = scenario(goal(), scrape_s=5.0), [*MOMENTS.values()]
     mine, theirs = (run(often, TRAFFIC, END_S, restarts_s=restarts) for restarts in (moments, []))
     first = [t + INTERVAL_S for t in moments]
