@@ -16,6 +16,7 @@ from llmservice_core.planner_budget import claims_of, told
 from llmservice_core.planner_demand import demand, strictest_tbt_s
 from llmservice_core.planner_doubt import doubt
 from llmservice_core.planner_facts import ALL_STEPS, MOST_START_UP_S, Draft, Drafts, Facts, Settings, Stabilised, each
+from llmservice_core.planner_feedback import feedback, is_settled, learned_margin, spent
 from llmservice_core.planner_flip import Settled, carried_out, flipped
 from llmservice_core.planner_forecast import Errors, continued, learned_errors
 from llmservice_core.planner_limits import Fitted, Wish, fit
@@ -23,7 +24,7 @@ from llmservice_core.planner_memory import Memory, remember
 from llmservice_core.planner_record import capacity_of, inputs_of, load_of, overall, pool_plan
 from llmservice_core.planner_slack import published, relieved
 from llmservice_core.planner_sleep import SLEEP, rest
-from llmservice_core.planner_steps import feedback, is_settled, learned_margin, size, work_of
+from llmservice_core.planner_steps import size, work_of
 
 STALE_INTERVALS = 3.0
 STALE_SCRAPE_GAPS = 2.5
@@ -231,6 +232,7 @@ def _remembered(facts: Facts, drafts: Drafts, settled: Mapping[Pool, Stabilised]
         started_s=before.started_s,
         updated_s=facts.now_s,
         margins={p: m for p, m in margins.items() if abs(m) > 1e-4},
+        spent={p: rows for p in facts.pools if (rows := spent(facts, p))} if is_readable else before.spent,
         wants={p: remember(before.wants.get(p, ()), facts.now_s, s.wanted, window_s) for p, s in settled.items()},
         learned={p: known for p, known in learned.items() if known is not None},
         unsettled_s={p: t for p in facts.pools if (t := _unsettled_s(facts, p, drafts[p])) is not None},

@@ -11,7 +11,7 @@ from typing import Final
 
 from llmservice_core.model import Flip, Pool
 from llmservice_core.planner_facts import Drafts, Facts, Stabilised
-from llmservice_core.planner_steps import missed
+from llmservice_core.planner_feedback import missed
 
 LEAST_START_UP_S: Final = 180.0
 SURPLUS_S: Final = 60.0

@@ -14,6 +14,8 @@ from llmservice_core.planner_forecast import Errors, Past
 
 FORMAT: Final = 1
 Wants = tuple[tuple[float, int], ...]
+Spent = Mapping[str, tuple[float, float]]
+"""Of each promise: (late, all) requests, forgetting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class Memory:
     updated_s: float
     margins: Mapping[Pool, float] = field(default_factory=dict)
     """Extra share of sqrt(work) that measured misses have asked for."""
+    spent: Mapping[Pool, Spent] = field(default_factory=dict)
+    """How much of the error budgets of the last hour or so is used up."""
     wants: Mapping[Pool, Wants] = field(default_factory=dict)
     """(time, replicas) of recent plans, falling in size: all that a maximum over a sliding window needs."""
     learned: Mapping[Pool, Learned] = field(default_factory=dict)
@@ -38,7 +42,7 @@ class Memory:
 
     def without_capacity(self) -> "Memory":
         """For another model, image or GPU: the coefficients, the margins and the work in replicas no longer hold."""
-        return replace(self, margins={}, learned={}, past={})
+        return replace(self, margins={}, spent={}, learned={}, past={})
 
     def until(self, now_s: float) -> "Memory":
         """As of now where its times are still to come: the clock was ahead when they were written. Its history begins
@@ -55,6 +59,7 @@ class Memory:
                 "started": _short(self.started_s),
                 "updated": _short(self.updated_s),
                 "margins": {p: _short(m) for p, m in self.margins.items()},
+                "spent": {p: {c: [_short(n) for n in row] for c, row in of.items()} for p, of in self.spent.items()},
                 "wants": {p: [[_short(t), n] for t, n in w] for p, w in self.wants.items()},
                 "learned": {p: _learned_to(known) for p, known in self.learned.items()},
                 "unsettled": {p: _short(t) for p, t in self.unsettled_s.items()},
@@ -91,6 +96,7 @@ def _from(data: Any) -> Memory | None:
         started_s=float(data["started"]),
         updated_s=float(data["updated"]),
         margins={Pool(p): float(m) for p, m in data["margins"].items()},
+        spent={Pool(p): _spent_from(of) for p, of in data.get("spent", {}).items()},
         wants={Pool(p): tuple((float(t), int(n)) for t, n in w) for p, w in data["wants"].items()},
         learned={Pool(p): _learned_from(known) for p, known in data["learned"].items()},
         unsettled_s={Pool(p): float(t) for p, t in data["unsettled"].items()},
@@ -98,6 +104,10 @@ def _from(data: Any) -> Memory | None:
         errors={Pool(p): Errors(squares=float(s), count=float(n)) for p, (s, n) in data.get("errors", {}).items()},
         start_up_s=None if (seconds := data.get("start_up")) is None else float(seconds),
     )
+
+
+def _spent_from(data: Any) -> Spent:
+    return {str(promise): (float(late), float(asked)) for promise, (late, asked) in data.items()}
 
 
 def _learned_to(known: Learned) -> list[Any]:

@@ -19,7 +19,7 @@ from llmservice_core.capacity import DECODES, KTOKENS, ONE, PoolCapacity, decode
 from llmservice_core.model import Pool, PoolSeen
 from llmservice_core.planner_demand import strictest_tbt_s
 from llmservice_core.planner_facts import Draft, Drafts, Facts
-from llmservice_core.planner_steps import burns, decode_waits, missed
+from llmservice_core.planner_feedback import burns, decode_waits, missed
 from llmservice_core.slack import CHUNK, MOST_HELD_TOKENS, SHARE, TAKEN
 from llmservice_core.token_budget import AIM
 

@@ -32,7 +32,7 @@ from llmservice_core.model import (
 from llmservice_core.planner import plan
 from llmservice_core.planner_facts import ALL_STEPS
 from llmservice_core.planner_forecast import Errors
-from llmservice_core.planner_memory import Memory
+from llmservice_core.planner_memory import Memory, Spent
 
 NOW = 1_800_000_000.0
 LIMITS = EngineLimits(kv_tokens=1e5, max_batched_tokens=64, max_seqs=32, tile_tokens=16)
@@ -151,7 +151,18 @@ def calls(draw: st.DrawFn) -> Calls | None:
 
 
 @st.composite
-def memories(draw: st.DrawFn) -> Memory | None:
+def budgets(draw: st.DrawFn, goal: Goal) -> dict[Pool, Spent]:
+    """Of some promises, what is spent: from nothing to all that was asked."""
+    rows = {}
+    for c in goal.classes:
+        for name, slo in (("TTFT", c.ttft), ("TBT", c.tbt)):
+            asked = draw(st.sampled_from([0.0, 300.0, 90000.0]))
+            rows[f"{c.name} {name} {slo.target_s:g}"] = (draw(st.floats(0.0, 1.0)) * asked, asked)
+    return dict.fromkeys(Pool, rows) if draw(st.booleans()) else {}
+
+
+@st.composite
+def memories(draw: st.DrawFn, goal: Goal) -> Memory | None:
     if draw(one_in_ten):
         return None
     wants = {p: ((NOW - draw(st.floats(1.0, 400.0)), draw(st.integers(1, 9))),) for p in Pool}
@@ -161,13 +172,14 @@ def memories(draw: st.DrawFn) -> Memory | None:
         margins={p: draw(st.floats(-0.35, 4.0)) for p in Pool},
         past={p: ((NOW - 150.0, draw(st.floats(0.0, 9.0))), (NOW - 15.0, draw(st.floats(0.0, 9.0)))) for p in Pool},
         errors=dict.fromkeys(Pool, Errors(squares=draw(st.floats(0.0, 50.0)), count=draw(st.floats(0.0, 900.0)))),
+        spent=draw(budgets(goal)),
         wants=draw(st.sampled_from([{}, wants])),
         unsettled_s=dict.fromkeys(Pool, NOW - draw(st.sampled_from([0.0, 100.0]))),
         learned={} if draw(one_in_ten) else dict.fromkeys(Pool, LEARNED),
     )
 
 
-worlds = goals().flatmap(lambda g: st.tuples(st.just(g), observations(g), memories()))
+worlds = goals().flatmap(lambda g: st.tuples(st.just(g), observations(g), memories(g)))
 World = tuple[Goal, Observation, Memory | None]
 
 

@@ -9,9 +9,9 @@ import pytest
 from llmservice_core.model import Attainment, Observation, Plan, Pool, Reason
 from llmservice_core.planner import plan
 from llmservice_core.planner_facts import Settings
+from llmservice_core.planner_feedback import BUDGET_HALF_LIFE_S, UNSETTLED_SHARE
 from llmservice_core.planner_forecast import Errors, at, continued, learned_errors, trend
 from llmservice_core.planner_memory import Memory
-from llmservice_core.planner_steps import UNSETTLED_SHARE
 from llmservice_core.queueing import late_share, punctual
 from tests.core.test_planner import LIMITS, NOW, TAU_P, goal, memory, observation, seen, traffic
 
@@ -90,6 +90,18 @@ class TestLastingMisses:
         assert learned[0] == 0.0
         assert [step / steps[-1] for step in steps] == pytest.approx([0.25, 0.25, 0.25, 1.0, 1.0], rel=1e-4)
 
+    @pytest.mark.parametrize(("late_before", "is_counted"), [(60.0, False), (80.0, True)])
+    def test_a_miss_counts_once_the_error_budget_is_nearly_spent(self, late_before: float, is_counted: bool) -> None:
+        """5 % of 2,000 requests may be late: 100, with those 10 that are assumed at first 110; 0.8 of that are 88."""
+        known = memory(spent={Pool.PREFILL: {"batch TTFT 30": (late_before, 2000.0)}}, updated_s=NOW)
+        made, known = plan(goal(), missing(0.9, 25.0, 0.0, 4, NOW + TICK_S), known, NOW + TICK_S)
+        assert (Pool.PREFILL in known.margins) is is_counted
+        assert ("82 % of its error budget spent" in made.pools[0].message) is is_counted
+        late, asked = known.spent[Pool.PREFILL]["batch TTFT 30"]
+        keep = math.exp2(-TICK_S / BUDGET_HALF_LIFE_S)
+        new = 500.0 * TICK_S / 60.0
+        assert (late, asked) == pytest.approx((keep * late_before + 0.1 * new, keep * 2000.0 + new), rel=1e-3)
+
     def test_a_pool_that_asks_for_more_than_it_gets_learns_nothing(self) -> None:
         wanted = goal(gpu_budget=5)
         _, known = plan(wanted, missing(0.2, 60.0, 0.0, 1, NOW), memory())
@@ -131,9 +143,15 @@ class TestRelease:
         assert (sizes[0], sizes[-1]) == (3, 2)
         assert known.margins[Pool.DECODE] == pytest.approx(-0.35)
         late = replace(met[1], tbt=replace(tbt, good=4000))
-        watched = observation(seen(Pool.PREFILL), seen(Pool.DECODE, 3), classes=(met[0], late), newest_sample_s=now)
-        _, known = plan(goal(), watched, known, now + TICK_S)
-        assert known.margins[Pool.DECODE] > 0.0
+        margins = []
+        for tick in range(3 * HOUR, 3 * HOUR + 20):
+            now = NOW + TICK_S * tick
+            watched = observation(seen(Pool.PREFILL), seen(Pool.DECODE, 3), classes=(met[0], late), newest_sample_s=now)
+            got, known = plan(goal(), watched, known, now)
+            margins.append(known.margins[Pool.DECODE])
+        assert margins[0] == pytest.approx(-0.35), "one window of late tokens is what a long good time allows"
+        assert margins[-1] > 0.0
+        assert "% of its error budget spent" in got.pools[1].message
 
     def test_no_margin_where_wider_batches_break_no_promise(self) -> None:
         """Tile 32: width 32, u_D .74 + .35 sqrt(.74) = 1.04; but 81 fit under the strictest TBT, 24 are there."""
