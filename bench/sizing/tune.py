@@ -51,7 +51,7 @@ LAWS: dict[str, tuple[str, Make, tuple[float, ...]]] = {
     "hpa": (
         "requests in flight per prefill pod",
         lambda goal, x: Hpa(goal, {**HPA_TARGETS, Pool.PREFILL: x}),
-        (1.0, 1.25, 1.5, 2.0, 3.0),
+        (0.6, 0.7, 0.8, 0.9, 1.0, 1.5),
     ),
     "rad": ("ours, nothing to choose", lambda goal, _: Rad(goal), (0.0,)),
 }

@@ -93,8 +93,8 @@ class Hpa:
 
 
 LAWS = ("rad", "rad-flips", "rad-static", "static", "hpa", "keda-slo", "token-aware", "dynamo")
-HPA_TARGETS = {Pool.PREFILL: 1.0, Pool.DECODE: 60.0, Pool.MIXED: 60.0}
-"""Requests in flight per pod that served best in our sizing study, tuned on one day of ServeGen's m-large."""
+HPA_TARGETS = {Pool.PREFILL: 0.8, Pool.DECODE: 60.0, Pool.MIXED: 60.0}
+"""Requests in flight per pod that served best on one day of ServeGen's m-large (bench/sizing/TUNED.md)."""
 
 
 def law_of(name: str, goal: Goal, initial: Mapping[Pool, int], hpa_targets: Mapping[Pool, float]) -> Law:

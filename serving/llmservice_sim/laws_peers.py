@@ -1,8 +1,9 @@
 """Laws that users of other projects have, written from descriptions of them and given what those need.
 
 Where a project asks for a profiling run, its law gets the costs that our planner learns online (`core/capacity`): no
-peer is worse off for a wrong profile. Constants are those that served best on one day of ServeGen's m-large (day 8) in
-our sizing study; that day is left out of every comparison. Names and sources stand at each. Sizes are kept within
+peer is worse off for a wrong profile. The constant of each that trades GPUs for promises is the cheapest with 99 % of
+every promise on one day of ServeGen's m-large (day 8: bench/sizing/TUNED.md); that day is left out of every comparison.
+Names and sources stand at each. Sizes are kept within
 limits and budget for all alike.
 """
 
@@ -36,11 +37,12 @@ class Costs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """llm-d's SLO-aware law: clamp, smoothing and dead band of P90 latency / target, and how fast sizes may move."""
+    """llm-d's SLO-aware law: clamp, smoothing and dead band of P90 latency / target, and how fast sizes may move. As
+    shipped the band is 0.40 to 0.55."""
 
     most: float = 2.0
-    low: float = 0.40
-    high: float = 0.55
+    low: float = 0.62
+    high: float = 0.85
     smooth_s: float = 45.0
     up_s: float = 60.0
     down_s: float = 120.0
@@ -49,8 +51,8 @@ class Band:
 class KedaSlo:
     """llm-d's "SLO-aware" control law for KEDA (llm-d docs/architecture/autoscaling/slo-aware-keda.md).
 
-    s = mean over 45 s of min(max over SLOs of P90 / target, 2). s > 0.55: n + ceil(n (s r / n / 0.55 - 1)) with r Ready
-    of n; s < 0.40: n - floor(n (1 - s / 0.40)); else n. Up by max(100 %, 4) in 60 s, down by one pod in 120 s.
+    s = mean over 45 s of min(max over SLOs of P90 / target, 2). s > high: n + ceil(n (s r / n / high - 1)) with r Ready
+    of n; s < low: n - floor(n (1 - s / low)); else n. Up by max(100 %, 4) in 60 s, down by one pod in 120 s.
     """
 
     name = "keda-slo"
@@ -94,9 +96,9 @@ class KedaSlo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTargets:
-    """Shares of a prefill replica's token rate and of a decode replica's KV memory to be used."""
+    """Shares of a prefill replica's token rate (the guide: 0.9) and of a decode replica's KV memory to be used."""
 
-    prefill: float = 0.9
+    prefill: float = 0.65
     kv: float = 0.65
     down_s: float = 120.0
 
@@ -104,7 +106,7 @@ class TokenTargets:
 class TokenAware:
     """Token-aware scaling, after llm-d's token-velocity guide (llm-d-autoscaling, TOKEN-AWARE-AUTOSCALING-SUMMARY.md).
 
-    prefill = ceil(arriving prompt tokens/s / peak tokens/s / 0.9), decode = ceil(sum of KV cache usage / 0.65). The
+    prefill = ceil(arriving prompt tokens/s / peak tokens/s / share), decode = ceil(sum of KV cache usage / 0.65). The
     guide scales prefill on queued tokens / peak / slack, which holds no steady state: empty queues ask for no replica.
     The rate is what a user would take instead.
     """
@@ -145,7 +147,7 @@ class TokenAware:
 class Loops:
     """Dynamo's planner: `rate` is the share of an engine's rate under the SLA that is planned for (1 as shipped)."""
 
-    rate: float = 0.65
+    rate: float = 0.6
     throughput_s: float = 180.0
     sensitivity: float = 0.8
 
