@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from llmservice_core.model import Pool, PoolGoal, PoolSeen, Reason
 from llmservice_core.planner_facts import Draft, Facts, raised
 from llmservice_core.planner_memory import Spent
-from llmservice_core.planner_steps import dispersion_of, margin_of
+from llmservice_core.planner_steps import dispersion_of
 from llmservice_core.queueing import late_share
 
 MIN_EVENTS: Final = 20.0
@@ -25,12 +25,14 @@ UNSETTLED_SHARE: Final = 0.25
 prevented some of them. Chosen on the tuning day (docs/evaluation.md)."""
 MARGIN_HALF_LIFE_S: Final = 600.0
 MAX_MARGIN: Final = 4.0
-RELEASE_RATE: Final = 0.001
-RELEASE_BURN: Final = 0.25
 """Margin learning (after the study's conformal one): m += rate x (miss / allowed - 1) per period, else decay, as fast
-as misses are far from what is allowed. At 0, a period with at most RELEASE_BURN takes RELEASE_RATE more, down to the
-law's own margin with its sign turned."""
-NEARLY_SPENT: Final = 0.8
+as misses are far from what is allowed."""
+RELEASE_RATE: Final = 0.02
+RELEASE_BELOW: Final = 0.6
+MOST_RELEASE: Final = 0.5
+"""While less than RELEASE_BELOW of every error budget is spent, a period takes RELEASE_RATE x what lacks to it from the
+margin, and at last from what the law itself keeps above the work: it then keeps more than was promised."""
+NEARLY_SPENT: Final = 0.7
 """Share of an error budget beyond which a miss counts."""
 BUDGET_HALF_LIFE_S: Final = 1800.0
 PRIOR_LATE: Final = 10.0
@@ -80,7 +82,7 @@ def learned_margin(facts: Facts, pool: Pool, draft: Draft) -> float:
         beyond = max((b.burn - 1.0) * b.weight for b in found)
         rate = LEARNING_RATE * (1.0 if is_calm else UNSETTLED_SHARE)
         step = rate * min(beyond, MAX_BURN) * seconds / LEARNING_PERIOD_S
-        return min(MAX_MARGIN, max(0.0, margin) + step)
+        return min(MAX_MARGIN, margin + step)
     return _without_misses(facts, pool, margin, found, seconds) if is_calm else margin
 
 
@@ -91,11 +93,14 @@ def _is_past(facts: Facts, pool: Pool) -> bool:
 
 def _without_misses(facts: Facts, pool: Pool, margin: float, found: Sequence["Burn"], seconds: float) -> float:
     burn = max((b.burn for b in found), default=0.0)
+    if burn > 1.0:
+        return margin
     if margin > 0.0:
-        return margin * math.exp2(-max(0.0, 1.0 - burn) * seconds / MARGIN_HALF_LIFE_S)
-    if not found or burn > RELEASE_BURN or not facts.settings.release:
-        return 0.0 if any(_counts(facts, pool, b) for b in found) else margin
-    return max(-margin_of(pool), margin - RELEASE_RATE * seconds / LEARNING_PERIOD_S)
+        margin *= math.exp2(-(1.0 - burn) * seconds / MARGIN_HALF_LIFE_S)
+    if not found or not facts.settings.release:
+        return margin
+    unspent = max(0.0, RELEASE_BELOW - max(_spent_share(facts, pool, b) for b in found))
+    return max(-MOST_RELEASE, margin - RELEASE_RATE * unspent * seconds / LEARNING_PERIOD_S)
 
 
 def is_queueing(facts: Facts, pool: Pool, allowed: float) -> bool:

@@ -15,8 +15,7 @@ from llmservice_core.planner_facts import Draft, Facts, Work
 from llmservice_core.planner_forecast import Errors, spare, trend
 from llmservice_core.queueing import peakedness, punctual, within
 
-MARGIN_PREFILL: Final = 0.10
-MARGIN_DECODE: Final = 0.35
+MARGINS: Final = {Pool.PREFILL: 0.10, Pool.DECODE: 0.35, Pool.MIXED: 0.35}
 """Square root staffing above the work (sizing study): decode needs more, as a late pod breaks TBT for all it holds."""
 STRICT_OVERHEAD_S: Final = 0.05
 STRICT_SLACK_FLOOR_S: Final = 0.10
@@ -52,18 +51,13 @@ def _staffed(facts: Facts, pool: Pool, work: Work) -> float:
     """Replicas for the work that is expected when a pod asked for now would serve."""
     growth = _growth(facts, pool)
     u = growth * work.total
-    beta = max(0.0, margin_of(pool) + min(0.0, facts.memory.margins.get(pool, 0.0)))
-    guarded = max(u / facts.goal.target_load, _strict(facts, pool, work, growth))
+    released = min(0.0, facts.memory.margins.get(pool, 0.0)) * math.sqrt(u)
+    guarded = max(u / facts.goal.target_load, _strict(facts, pool, work, growth) + released)
     if not facts.settings.square_root:
         return guarded
-    want = u + beta * math.sqrt(u)
+    want = u + MARGINS[pool] * math.sqrt(u) + released
     placed = _placed(facts, pool, growth * work.decode) if pool is Pool.DECODE else None
     return max(guarded, want if placed is None else min(want, placed))
-
-
-def margin_of(pool: Pool) -> float:
-    """The law's own, in shares of sqrt(work)."""
-    return MARGIN_PREFILL if pool is Pool.PREFILL else MARGIN_DECODE
 
 
 def _growth(facts: Facts, pool: Pool) -> float:

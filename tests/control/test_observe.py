@@ -302,7 +302,7 @@ async def test_the_query_asks_only_for_names_that_are_read() -> None:
         await observe(GOAL, SERVICE, door, POOLS, None, NEWEST_S)
     await server.close()
     assert queries[0] == f'{{__name__=~"{"|".join(NAMES)}",llmservice="ns/chat"}}[630s]'
-    assert queries[1].endswith("[120s]"), "the window follows the scrape gap that was seen"
+    assert queries[1].endswith("[121s]"), "the window follows the scrape gap that was seen"
 
 
 async def test_twelve_pods_take_less_than_a_third_of_a_second(ask: Ask) -> None:

@@ -141,7 +141,7 @@ class TestRelease:
             got, known = plan(goal(), watched, known, now)
             sizes.append(got.replicas(Pool.DECODE))
         assert (sizes[0], sizes[-1]) == (3, 2)
-        assert known.margins[Pool.DECODE] == pytest.approx(-0.35)
+        assert known.margins[Pool.DECODE] == pytest.approx(-0.5)
         late = replace(met[1], tbt=replace(tbt, good=4000))
         margins = []
         for tick in range(3 * HOUR, 3 * HOUR + 20):
@@ -149,9 +149,16 @@ class TestRelease:
             watched = observation(seen(Pool.PREFILL), seen(Pool.DECODE, 3), classes=(met[0], late), newest_sample_s=now)
             got, known = plan(goal(), watched, known, now)
             margins.append(known.margins[Pool.DECODE])
-        assert margins[0] == pytest.approx(-0.35), "one window of late tokens is what a long good time allows"
+        assert margins[0] == pytest.approx(-0.5), "one window of late tokens is what a long good time allows"
         assert margins[-1] > 0.0
         assert "% of its error budget spent" in got.pools[1].message
+
+    @pytest.mark.parametrize(("late_before", "taken"), [(25.0, 0.6 - 35.0 / 110.0), (60.0, 0.0)])
+    def test_it_takes_by_what_is_unspent_of_the_error_budget(self, late_before: float, taken: float) -> None:
+        """Of 110 late requests that are allowed 35 were late, or 70: more than 0.6 of them."""
+        known = memory(spent={Pool.PREFILL: {"batch TTFT 30": (late_before, 2000.0)}}, updated_s=NOW)
+        _, known = plan(goal(), missing(1.0, 25.0, 0.0, 4, NOW + TICK_S), known, NOW + TICK_S)
+        assert known.margins.get(Pool.PREFILL, 0.0) == pytest.approx(-0.02 * taken, rel=1e-3)
 
     def test_no_margin_where_wider_batches_break_no_promise(self) -> None:
         """Tile 32: width 32, u_D .74 + .35 sqrt(.74) = 1.04; but 81 fit under the strictest TBT, 24 are there."""
