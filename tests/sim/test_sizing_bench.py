@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.sizing import aims
+from bench.sizing import aims, tune
 from bench.sizing.cases import DATA, DAY_S, MOST_PROMPT, Shaped, sine, square
 from bench.sizing.evidence import Comparison, names
 from bench.sizing.kept import Kept, fingerprint
@@ -17,8 +17,9 @@ from bench.sizing.units import ORACLE, Row, row_of
 from llmservice_core.model import Pool
 from llmservice_core.planner_facts import Settings
 from llmservice_sim.fast_fleet import FastFleet
-from llmservice_sim.laws import Static
+from llmservice_sim.laws import HPA_TARGETS, Static
 from llmservice_sim.laws_oracle import find
+from llmservice_sim.laws_peers import Band, Loops, TokenTargets
 
 CONVERSATION = next(c for c in LOADS if c.name == "azure conversation")
 
@@ -34,6 +35,22 @@ def test_bursts_go_from_1_to_24_requests_a_second() -> None:
 def test_the_day_that_laws_are_tuned_on_is_in_no_table() -> None:
     assert TUNED.rows not in [c.rows for c in LOADS]
     assert max(a.prompt_tokens for a in TUNED.trace(60.0)) <= MOST_PROMPT
+
+
+def test_the_cheapest_that_keeps_every_promise_is_chosen_and_is_the_law_s_constant() -> None:
+    row = Row(law="", attained=[("c", 99.0, None)], good=0.0, worst=0.0, gpu_hours=3.0, ratio=None, changes=0)
+    late = replace(row, attained=[("c", 98.99, None)], gpu_hours=2.0)
+    assert tune.chosen({0.5: replace(row, gpu_hours=4.0), 0.6: row, 0.7: late}) == 0.6
+    assert tune.chosen({0.7: late}) is None
+    cells = [[c.strip() for c in line.split("|")] for line in tune.RESULTS.read_text().splitlines() if "chosen" in line]
+    constants = {
+        "token-aware": TokenTargets().prefill,
+        "dynamo": Loops().rate,
+        "keda-slo": Band().high,
+        "hpa": HPA_TARGETS[Pool.PREFILL],
+    }
+    assert {row[1]: float(row[3]) for row in cells if len(row) > 6} == constants
+    assert Band().low == pytest.approx(tune.LOW_OF_HIGH * Band().high, abs=0.005)
 
 
 @pytest.mark.parametrize(("path", "day"), RISES_S)
