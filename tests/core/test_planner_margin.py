@@ -92,7 +92,7 @@ class TestLastingMisses:
 
     @pytest.mark.parametrize(("late_before", "is_counted"), [(60.0, False), (80.0, True)])
     def test_a_miss_counts_once_the_error_budget_is_nearly_spent(self, late_before: float, is_counted: bool) -> None:
-        """5 % of 2,000 requests may be late: 100, with those 10 that are assumed at first 110; 0.8 of that are 88."""
+        """5 % of 2,000 requests may be late: 100, with those 10 that are assumed at first 110; 0.7 of that are 77."""
         known = memory(spent={Pool.PREFILL: {"batch TTFT 30": (late_before, 2000.0)}}, updated_s=NOW)
         made, known = plan(goal(), missing(0.9, 25.0, 0.0, 4, NOW + TICK_S), known, NOW + TICK_S)
         assert (Pool.PREFILL in known.margins) is is_counted
